@@ -1,0 +1,116 @@
+"""The table: medians, ratios, and whether they are what we asked for."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.groups import OURS, Case, Cost, Group, Race
+from benchmarks.schedule import FAILED, Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Results = dict[Case, Samples]
+
+HEADINGS = ("load", "contender", "median", "ours / it", "required", "verdict")
+NUMBERS = {"median", "ours / it", "required"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table, as it is shown and stored."""
+
+    load: str
+    contender: str
+    unit: str
+    samples: list[float]
+    median: float | None
+    ratio: float | None = None
+    required: str = ""
+    # ok, SHORT, or why there is no figure; empty where nothing is required.
+    verdict: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict == FAILED
+
+    def cells(self) -> tuple[str, ...]:
+        median = "" if self.median is None else f"{figure(self.median)} {self.unit}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        return (
+            *(self.load, self.contender, median),
+            *(ratio, self.required, self.verdict),
+        )
+
+
+def lines(group: Group, results: Results) -> Iterator[Line]:
+    """Lay the figures of one group beside what it requires."""
+    for race in group.races:
+        yield from race_lines(race, results)
+    for cost in group.costs:
+        yield cost_line(cost, results)
+
+
+def race_lines(race: Race, results: Results) -> Iterator[Line]:
+    ours = results[Case(OURS, race.in_flight)]
+    for contender in (OURS, *race.others):
+        it = results[Case(contender, race.in_flight)]
+        least = race.others.get(contender)
+        comparable = it is not ours and not (it.absent or ours.absent)
+        ratio = ours.median / it.median if comparable else None
+        yield Line(
+            load=f"{race.in_flight} in flight",
+            contender=contender,
+            unit=race.unit,
+            samples=it.values,
+            median=it.median,
+            ratio=ratio,
+            required="" if least is None else f"≥ {least}",
+            verdict=it.absent or judge(ratio, operator.ge, least),
+        )
+
+
+def cost_line(cost: Cost, results: Results) -> Line:
+    it = results[Case(cost.contender)]
+    most = cost.at_most
+    return Line(
+        load="",
+        contender=cost.contender,
+        unit=cost.unit,
+        samples=it.values,
+        median=it.median,
+        required="" if most is None else f"≤ {most} {cost.unit}",
+        verdict=it.absent or judge(it.median, operator.le, most),
+    )
+
+
+def judge(
+    got: float | None, holds: Callable[[float, float], bool], wanted: float | None
+) -> str:
+    if got is None or wanted is None:
+        return ""
+    return "ok" if holds(got, wanted) else "SHORT"
+
+
+def figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(rows: Iterable[Line]) -> str:
+    """Give a Markdown table that is aligned, so that a terminal can show it as well."""
+    body = [row.cells() for row in rows]
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *body, strict=True)]
+    rule = [
+        "-" * (width - 1) + (":" if heading in NUMBERS else "-")
+        for heading, width in zip(HEADINGS, widths, strict=True)
+    ]
+    return "\n".join(
+        "| " + " | ".join(map(aligned, HEADINGS, cells, widths)) + " |"
+        for cells in (HEADINGS, rule, *body)
+    )
+
+
+def aligned(heading: str, cell: str, width: int) -> str:
+    return cell.rjust(width) if heading in NUMBERS else cell.ljust(width)

@@ -1,0 +1,195 @@
+"""Any DB-API 2.0 module: what a worker asks of a driver, done the plain way.
+
+A Driver knows how to open a connection and what to say to it; it holds none itself.
+All methods but `cancel` are called on the thread that owns the connection.
+
+Source: PEP 249.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any
+
+from enterprise.rows import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Driver", "Lane", "TransactionState"]
+
+
+class Lane(enum.Enum):
+    """A kind of worker. Most databases have one kind."""
+
+    ANY = "any"
+    WRITER = "writer"
+    READER = "reader"
+
+
+class TransactionState(enum.Enum):
+    """What has become of a connection's transaction."""
+
+    NONE = "none"
+    OPEN = "open"
+    FAILED = "failed"  # Only a rollback is possible.
+
+
+class Driver:
+    """A DB-API 2.0 module and how to connect through it.
+
+    Args:
+        name: for texts; holds no secret.
+        connect: opens a connection, called without arguments.
+        module: the DB-API module; None where only a callable was given.
+        secrets: strings that must never be shown.
+    """
+
+    # Whether statements are committed by themselves outside `begin`.
+    autocommits = False
+
+    # Whether `cancel` stops what a connection is doing.
+    cancels = False
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Any],
+        module: Any = None,
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.module = module
+        self._connect = connect
+        self._secrets = tuple(secret for secret in secrets if secret)
+
+    @property
+    def paramstyle(self) -> str:
+        """How parameters are written: one of PEP 249's five names."""
+        return getattr(self.module, "paramstyle", "unknown")
+
+    def lanes(self, maximum: int) -> dict[Lane, int]:
+        """Divide connections into lanes.
+
+        Args:
+            maximum: connections in all.
+
+        Returns:
+            How many workers each lane may have.
+        """
+        return {Lane.ANY: maximum}
+
+    @property
+    def lives_in_memory(self) -> bool:
+        """Whether the data end with the connection, which then must live on."""
+        return False
+
+    # -- A connection's life ------------------------------------------------------
+
+    def connect(self, lane: Lane) -> Any:
+        """Open a connection.
+
+        Args:
+            lane: what it will be used for.
+
+        Raises:
+            Exception: whatever the driver raises, without our secrets in its text.
+        """
+        try:
+            return self._connect()
+        except Exception as error:
+            self.redact(error)
+            raise
+
+    def close(self, raw: Any) -> None:
+        """Close the connection *raw*."""
+        raw.close()
+
+    def cancel(self, raw: Any) -> None:
+        """Stop what *raw* is doing. Any thread but its own; may block for a second."""
+
+    def lost(self, raw: Any, error: BaseException) -> bool:
+        """Say whether *error* means that the connection *raw* cannot be used again."""
+        interface_error = getattr(self.module, "InterfaceError", None)
+        return interface_error is not None and isinstance(error, interface_error)
+
+    def refused_to_write(self, error: BaseException) -> bool:
+        """Say whether *error* only means that this lane does not write."""
+        return False
+
+    def redact(self, error: BaseException) -> None:
+        """Take our secrets out of the driver's *error*, in place."""
+        seen: set[int] = set()
+        todo: BaseException | None = error
+        while todo is not None and id(todo) not in seen:
+            seen.add(id(todo))
+            todo.args = tuple(self._redacted(value) for value in todo.args)
+            todo = todo.__cause__ or todo.__context__
+
+    def _redacted(self, value: object) -> object:
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, "***")
+        return value
+
+    # -- Single statements -----------------------------------------------------------
+
+    def query(self, raw: Any, sql: Any, params: Any) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows, committed."""
+        return self.result(raw, sql, params).rows
+
+    def operate(self, raw: Any, sql: Any, params: Any) -> None:
+        """Run one statement for its effect, committed."""
+        self.result(raw, sql, params)
+
+    def result(self, raw: Any, sql: Any, params: Any) -> Result:
+        """Run one statement and return all that the driver tells, committed."""
+        cursor = raw.cursor()
+        try:
+            self.execute(cursor, sql, params)
+            description = cursor.description
+            result = Result(
+                cursor.fetchall() if description else [],
+                tuple(column[0] for column in description or ()),
+                cursor.rowcount,
+                getattr(cursor, "lastrowid", None),
+            )
+            if not self.autocommits:
+                raw.commit()
+        except BaseException:
+            # The traceback keeps the cursor alive, and an open cursor may keep a lock
+            # or a file beyond its connection's end.
+            cursor.close()
+            if not self.autocommits:
+                raw.rollback()
+            raise
+        cursor.close()
+        return result
+
+    def execute(self, cursor: Any, sql: Any, params: Any) -> None:
+        """Run one statement on *cursor*; without parameters, none are passed at all."""
+        if params is None:
+            cursor.execute(sql)  # Else a % in the text would have to be doubled.
+        else:
+            cursor.execute(sql, params)
+
+    def script(self, raw: Any, text: str) -> None:
+        """Run several statements in one text, committed."""
+        self.operate(raw, text, None)
+
+    # -- Transactions ----------------------------------------------------------------
+
+    def begin(self, raw: Any, *, readonly: bool) -> None:
+        """Begin a transaction. PEP 249 has no word for it: the first statement does."""
+
+    def commit(self, raw: Any) -> None:
+        """Commit the transaction."""
+        raw.commit()
+
+    def rollback(self, raw: Any) -> None:
+        """Roll the transaction back; harmless where there is none."""
+        raw.rollback()
+
+    def state(self, raw: Any) -> TransactionState:
+        """Say what has become of the transaction; OPEN where the driver cannot tell."""
+        return TransactionState.OPEN

@@ -1,0 +1,98 @@
+"""PostgreSQL through psycopg 3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from enterprise.drivers.base import Driver, Lane, TransactionState
+
+__all__ = ["PostgresDriver"]
+
+# How long a cancel request may take before we stop waiting for its confirmation.
+CANCEL_SECONDS = 1.0
+
+_STATES = {
+    TransactionStatus.IDLE: TransactionState.NONE,
+    TransactionStatus.INERROR: TransactionState.FAILED,
+}
+
+
+class PostgresDriver(Driver):
+    """PostgreSQL: any connection does anything.
+
+    Args:
+        name: for texts; holds no secret.
+        args: for `psycopg.connect`.
+        kwargs: for `psycopg.connect`.
+        connect_seconds: how long connecting may take, where *kwargs* do not say.
+    """
+
+    autocommits = True
+    cancels = True
+
+    def __init__(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        connect_seconds: float = 10,
+    ) -> None:
+        # libpq counts whole seconds and takes less than 2 for 2.
+        kwargs = {"connect_timeout": max(2, round(connect_seconds)), **kwargs}
+        # A statement by itself costs one round trip in autocommit, three otherwise.
+        kwargs["autocommit"] = True
+        secrets = (str(kwargs.get("password") or ""), *map(_password, args))
+        super().__init__(
+            name, lambda: psycopg.connect(*args, **kwargs), psycopg, secrets
+        )
+
+    def cancel(self, raw: psycopg.Connection[Any]) -> None:
+        """Ask the server to stop what it does for *raw*, and wait for it to say so.
+
+        Not `Connection.cancel`: that holds the GIL while the server is silent.
+        """
+        raw.cancel_safe(timeout=CANCEL_SECONDS)
+
+    def lost(self, raw: psycopg.Connection[Any], error: BaseException) -> bool:
+        """Say whether the connection is closed or broken."""
+        return raw.closed
+
+    def query(self, raw: psycopg.Connection[Any], sql: Any, params: Any) -> list[Any]:
+        """Run one statement and return its rows."""
+        with raw.cursor() as cursor:
+            cursor.execute(sql, params)
+            return cursor.fetchall() if cursor.description else []
+
+    def operate(self, raw: psycopg.Connection[Any], sql: Any, params: Any) -> None:
+        """Run one statement for its effect."""
+        with raw.cursor() as cursor:
+            cursor.execute(sql, params)
+
+    def script(self, raw: psycopg.Connection[Any], text: str) -> None:
+        """Run several statements in one text; PostgreSQL makes them one transaction."""
+        with raw.cursor() as cursor:
+            cursor.execute(text.encode())
+
+    def begin(self, raw: psycopg.Connection[Any], *, readonly: bool) -> None:
+        """Begin a transaction."""
+        raw.execute("begin read only" if readonly else "begin")
+
+    def rollback(self, raw: psycopg.Connection[Any]) -> None:
+        """Roll the transaction back, where the connection still can."""
+        if not raw.closed:
+            raw.rollback()
+
+    def state(self, raw: psycopg.Connection[Any]) -> TransactionState:
+        """Say what has become of the transaction; after an error it has failed."""
+        return _STATES.get(raw.info.transaction_status, TransactionState.OPEN)
+
+
+def _password(conninfo: Any) -> str:
+    try:
+        return str(psycopg.conninfo.conninfo_to_dict(str(conninfo)).get("password", ""))
+    except psycopg.ProgrammingError:
+        return str(conninfo)  # Not to be read: better hide all of it.

@@ -1,0 +1,340 @@
+"""The pool's back office: its lanes and their crews, its figures, its start and end.
+
+The front door (`adbapi`) brings jobs in; workers report here what became of their
+connections. Any thread may enter.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from enterprise.drivers.base import Lane
+from enterprise.errors import ConnectFailed
+from enterprise.stats import PoolStats
+from enterprise.worker import ConnectionWorker
+from threadable import _switch
+from threadpool import events
+from threadpool.crew import Crew
+from threadpool.defer import Deferred
+from threadpool.error import PoolClosed, PoolFull
+from threadpool.failure import Failure
+from threadpool.job import JobState
+from threadpool.pool import ThreadPool
+
+if TYPE_CHECKING:
+    from enterprise.drivers.base import Driver
+    from enterprise.jobs import DatabaseJob
+    from enterprise.options import Options
+    from threadpool.events import PendingEvents
+
+__all__ = ["Office"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# After `close` has told the drivers to stop, how long it waits for them to obey
+# before it leaves their threads to themselves.
+ABORT_SECONDS = 2.0
+
+
+class Office:
+    """Everything about a pool but its public methods.
+
+    Args:
+        driver: how to reach the database.
+        options: how to behave.
+    """
+
+    def __init__(self, driver: Driver, options: Options) -> None:
+        self.driver = driver
+        self.options = options
+        self.open_function = options.cp_openfun
+        self.name = options.cp_name or "ConnectionPool"
+        self.state = "not started"  # guarded by: _lock (for writing)
+        self._lock = threading.Lock()
+        self._opened = self._closed = self._failed = 0  # guarded by: _lock
+        self._crews_left = 0  # guarded by: _lock
+        # Who waits for the start and for the end. guarded by: _lock
+        self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
+        self._closers: list[tuple[PendingEvents, Deferred[None]]] = []
+        self._ended = threading.Event()
+        # Its thread is there before the first statement: when a statement must be
+        # stopped it may be too late to start one.
+        self._canceller = ThreadPool(1, 1, f"{self.name}-canceller", backlog=None)
+        self.crews = self._make_crews()
+        self.reader = self.crews.get(Lane.READER) or self.crews[Lane.ANY]
+        self.writer = self.crews.get(Lane.WRITER) or self.crews[Lane.ANY]
+        # Where lanes share the bound, no lane can keep it by itself.
+        self._shared_limit = (
+            math.inf
+            if len(self.crews) == 1 or options.cp_backlog is None
+            else options.cp_max + options.cp_backlog
+        )
+
+    def _make_crews(self) -> dict[Lane, Crew[DatabaseJob[Any]]]:
+        options = self.options
+        in_memory = self.driver.lives_in_memory
+        keep = 1 if in_memory else options.cp_min
+        crews: dict[Lane, Crew[DatabaseJob[Any]]] = {}
+        for lane, maximum in self.driver.lanes(options.cp_max).items():
+            minimum = min(keep, maximum)
+            keep -= minimum
+            crews[lane] = Crew(
+                self.name if lane is Lane.ANY else f"{self.name}-{lane.value}",
+                functools.partial(ConnectionWorker, self, lane),
+                minimum=minimum,
+                maximum=maximum,
+                backlog=options.cp_backlog,
+                idle_seconds=math.inf if in_memory else options.cp_idle,
+            )
+        return crews
+
+    # -- Work ------------------------------------------------------------------------
+
+    def submit(self, job: DatabaseJob[T]) -> Deferred[T]:
+        """Queue *job*; its Deferred fails when the pool takes no work. Loop thread.
+
+        Raises:
+            threadable.ThreadsDisabled: the program has forbidden threads.
+        """
+        if self.state == "not started":
+            self._open()
+        try:
+            if self._shared_limit != math.inf:
+                self._require_room()
+            job.team.submit(job)
+        except RuntimeError:  # A PoolError, or no thread could be started.
+            job.errback()
+        return job
+
+    def _require_room(self) -> None:
+        unfinished = sum(crew.team.unfinished for crew in self.crews.values())
+        if unfinished >= self._shared_limit:
+            self.writer.team.refuse()
+            raise PoolFull(
+                f"{self.name} is full: {unfinished} unfinished jobs, and its bound is "
+                f"{self._shared_limit:.0f} ({self.options.cp_max} connections and a "
+                f"backlog of {self.options.cp_backlog}). Work comes in faster than it "
+                "gets done: submit less at a time, or raise cp_backlog.",
+                unfinished=unfinished,
+                limit=int(self._shared_limit),
+            )
+
+    def pass_on(self, job: DatabaseJob[Any]) -> None:
+        """Let the writer do a reader's *job*, which turned out to write."""
+        job.may_move = False
+        job.state = JobState.QUEUED  # Nobody has it at this moment.
+        job.team = self.writer.team
+        try:
+            job.team.submit(job)
+        except RuntimeError:
+            job.outcome = Failure()
+            _send_home(job)
+
+    def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have *worker*'s driver stop *job*, without waiting for it. Any thread."""
+        if self.driver.cancels:
+            self._canceller.callInThread(worker.cancel, job)
+
+    # -- What workers report ---------------------------------------------------------
+
+    def opened(self) -> None:
+        """A connection was opened."""
+        self._log_connection("opened")
+        with self._lock:
+            self._opened += 1
+            told: list[tuple[PendingEvents, Deferred[None]]] = []
+            if self._opened - self._closed >= self.options.cp_min:
+                told, self._starters = self._starters, told
+        _tell(told, None)
+
+    def closed(self) -> None:
+        """A connection was closed."""
+        self._log_connection("closed")
+        with self._lock:
+            self._closed += 1
+
+    def failed(self, lane: Lane, error: ConnectFailed) -> None:
+        """No connection could be opened.
+
+        Those who wait are told, unless there are connections that will serve them.
+        """
+        with self._lock:
+            self._failed += 1
+            told, self._starters = self._starters, []
+        _tell(told, Failure(error))
+        team = self.crews[lane].team
+        if team.serves():
+            _log.warning("%s goes on with fewer connections: %s", self.name, error)
+            return
+        for job in team.withdraw(lambda _: True):
+            job.outcome = Failure(error)
+            _send_home(job)
+
+    def _log_connection(self, what: str) -> None:
+        level = logging.INFO if self.options.cp_noisy else logging.DEBUG
+        _log.log(level, "%s %s a connection to %s", self.name, what, self.driver.name)
+
+    # -- Start and end ---------------------------------------------------------------
+
+    def start(self, home: PendingEvents) -> Deferred[None]:
+        """Open the connections that shall always be open."""
+        started: Deferred[None] = home.deferred()
+        with self._lock:
+            waits = self._opened - self._closed < self.options.cp_min
+            if waits:
+                self._starters.append((home, started))
+        if self.state == "not started":
+            self._open()
+        if not waits:
+            started.callback(None)
+        elif self.state != "open":
+            _tell([(home, started)], Failure(self._over()))
+        return started
+
+    def _open(self) -> None:
+        _switch.turn_on(f"ConnectionPool {self.name!r}")
+        with self._lock:
+            if self.state != "not started":
+                return
+            self.state = "open"
+            self._crews_left = len(self.crews)
+        _switch.pool_started(self, self.name)
+        self._canceller.start()
+        for crew in self.crews.values():
+            crew.team.open()
+
+    def close(
+        self, home: PendingEvents | None, timeout: float | None
+    ) -> Deferred[None]:
+        """End everything; see `ConnectionPool.close`."""
+        seconds = self.options.cp_close_timeout if timeout is None else timeout
+        closed: Deferred[None] = Deferred() if home is None else home.deferred()
+        self._begin_closing()
+        if home is None:
+            if not self._ended.wait(seconds):
+                self._stop_running()
+                if not self._ended.wait(ABORT_SECONDS):
+                    self._abandon()
+            closed.callback(None)
+            return closed
+        with self._lock:
+            over = self._ended.is_set()
+            if not over:
+                self._closers.append((home, closed))
+        if over:
+            closed.callback(None)
+        else:
+            home.later(seconds, self._stop_running)
+            home.later(seconds + ABORT_SECONDS, self._abandon)
+        return closed
+
+    def _begin_closing(self) -> None:
+        with self._lock:
+            before = self.state
+            if before in ("closing", "closed"):
+                return
+            self.state = "closing"
+        for crew in self.crews.values():
+            crew.team.close(self._crew_gone)
+        if before == "not started":
+            self._end()
+
+    def _crew_gone(self) -> None:
+        with self._lock:
+            self._crews_left -= 1
+            left = self._crews_left
+        if left == 0:
+            self._end()
+
+    def _end(self) -> None:
+        """Everybody is gone, or given up: say so to whoever waits."""
+        with self._lock:
+            self.state = "closed"
+            self._ended.set()
+            told, self._closers = self._closers, []
+        self._canceller.dismiss()
+        _switch.pool_stopped(self)
+        _tell(told, None)
+
+    def _stop_running(self) -> None:
+        """The time for ending by themselves is over: refuse and stop what is left."""
+        if self._ended.is_set():
+            return
+        for crew in self.crews.values():
+            for job in crew.team.withdraw(lambda _: True):
+                job.outcome = Failure(self._over())
+                _send_home(job)
+            for job in crew.team.running():
+                job.stop_error = self._over()
+                job.stopRunning()
+
+    def _abandon(self) -> None:
+        """The drivers do not obey: leave their threads to themselves."""
+        if self._ended.is_set():
+            return
+        stuck = [job for crew in self.crews.values() for job in crew.team.running()]
+        _log.warning(
+            "%s is closed, but %d statement(s) go on in their driver, which does not "
+            "react. Their threads end when the driver returns, or with the process.",
+            self.name,
+            len(stuck),
+        )
+        for job in stuck:
+            if job.home is not None:
+                _tell([(job.home, job)], Failure(self._over()))
+        self._end()
+
+    def _over(self) -> PoolClosed:
+        return PoolClosed(
+            f"{self.name} was closed before this was done; what it had begun was "
+            "stopped and rolled back. Await the work before closing, or close with a "
+            "longer timeout."
+        )
+
+    # -- Figures ---------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Add up the figures of all lanes."""
+        lanes = [crew.team.stats() for crew in self.crews.values()]
+        with self._lock:
+            opened, closed, failed = self._opened, self._closed, self._failed
+        return PoolStats(
+            connections=opened - closed,
+            opened=opened,
+            failed=failed,
+            **{name: sum(getattr(lane, name) for lane in lanes) for name in _ADDED},
+        )
+
+
+_ADDED = (
+    "busy",
+    "idle",
+    "waiting",
+    "unfinished",
+    "submitted",
+    "finished",
+    "removed",
+    "refused",
+    "most_workers",
+    "most_unfinished",
+    "wait_seconds",
+    "run_seconds",
+)
+
+
+def _tell(whom: list[tuple[PendingEvents, Deferred[Any]]], result: object) -> None:
+    """Fire Deferreds that belong to loops; those whose loop has ended are over."""
+    for home, deferred in whom:
+        home.fire(deferred, result)
+
+
+def _send_home(job: DatabaseJob[Any]) -> None:
+    """Deliver a job that no worker delivers."""
+    if job.home is not None:
+        job.home.fire(job, job.outcome)

@@ -1,0 +1,94 @@
+"""The pool's own options: what starts with `cp_`, checked, with the reason for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, Any
+
+from enterprise.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+__all__ = ["Options"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a ConnectionPool behaves.
+
+    Attributes:
+        cp_min: connections kept open although there is nothing to do.
+        cp_max: connections at the most; SQLite's writer is one of them.
+        cp_backlog: jobs that may wait beyond one for each connection. 0 is the 2002
+            paper's strictness, None lifts the bound.
+        cp_connect_timeout: seconds that connecting may take, where the driver can be
+            told so.
+        cp_idle: seconds after which a connection above the minimum that had nothing
+            to do is closed.
+        cp_close_timeout: seconds that `close` lets work go on before it stops it.
+        cp_name: for thread names, logs and texts.
+        cp_noisy: log opening and closing of connections at INFO instead of DEBUG.
+        cp_openfun: called with each new raw connection, in its thread.
+        cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
+            False not even on a new one.
+    """
+
+    cp_min: int = 0
+    cp_max: int = 10
+    cp_backlog: int | None = 10_000
+    cp_connect_timeout: float = 10
+    cp_idle: float = 600
+    cp_close_timeout: float = 5
+    cp_name: str | None = None
+    cp_noisy: bool = False
+    cp_openfun: Callable[[Any], object] | None = None
+    cp_wal: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.cp_max < 1 or not 0 <= self.cp_min <= self.cp_max:
+            raise ConfigurationError(
+                f"A pool of {self.cp_min} to {self.cp_max} connections is not "
+                "possible. Choose cp_min of 0 or more, and a cp_max of 1 or more that "
+                "is not below it."
+            )
+        if self.cp_backlog is not None and self.cp_backlog < 0:
+            raise ConfigurationError(
+                f"cp_backlog is {self.cp_backlog}. It counts jobs that may wait: "
+                "choose 0 or more, or None for no bound."
+            )
+        for name in ("cp_connect_timeout", "cp_idle", "cp_close_timeout"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ConfigurationError(
+                    f"{name} is {value!r}. It counts seconds: choose 0 or more."
+                )
+
+    @classmethod
+    def split(cls, keywords: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Divide *keywords* into our options and the driver's.
+
+        Args:
+            keywords: what the pool was called with.
+
+        Returns:
+            The options, and what goes to the driver.
+
+        Raises:
+            ConfigurationError: an option is unknown or makes no sense.
+        """
+        ours = {k: v for k, v in keywords.items() if k.startswith("cp_")}
+        theirs = {k: v for k, v in keywords.items() if not k.startswith("cp_")}
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in ours:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"Did you mean {near[0]}?" if near else f"There are: {known}."
+                raise ConfigurationError(
+                    f"There is no pool option {name!r}; what starts with cp_ is ours. "
+                    f"{hint}"
+                )
+        return cls(**ours), theirs

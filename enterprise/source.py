@@ -1,0 +1,193 @@
+"""From what the user names as the database to the driver that reaches it.
+
+A URL is read by SQLAlchemy, which knows every dialect's spelling and options; it is
+imported here and only when a URL is given. No thread of its own, no state.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, cast
+
+from enterprise.drivers.base import Driver
+from enterprise.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from sqlalchemy.engine import URL
+
+__all__ = ["driver_for"]
+
+# URLs of asyncio's own drivers, as they get pasted, and what to write here instead.
+_ASYNC_SPELLINGS = {
+    "sqlite+aiosqlite": "sqlite",
+    "sqlite+pysqlcipher": "sqlite",
+    "postgresql+asyncpg": "postgresql",
+    "postgresql+psycopg_async": "postgresql",
+    "postgres": "postgresql",
+    "postgresql+psycopg2": "postgresql",
+    "postgresql+psycopg2cffi": "postgresql",
+    "postgresql+pg8000": "postgresql",
+}
+
+# Which of our extras brings a driver.
+_EXTRAS = {"psycopg": "postgres"}
+
+
+def driver_for(
+    source: object,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    connect_seconds: float,
+    wal: bool | None,
+) -> Driver:
+    """Find the driver for *source*.
+
+    Args:
+        source: a URL, the name of a DB-API module, the module itself, or a callable
+            that opens a connection.
+        args: positional arguments for connecting.
+        kwargs: keyword arguments for connecting; with a URL they come on top of it.
+        connect_seconds: how long connecting may take, where the driver can be told.
+        wal: as for `SQLiteDriver`.
+
+    Raises:
+        ConfigurationError: there is no such driver, or it is not installed.
+    """
+    if isinstance(source, str) and "://" in source:
+        module_name, name, args, kwargs = _read_url(source, args, kwargs)
+        module = _import(module_name)
+    elif isinstance(source, str):
+        module = _import(source)
+        name = source
+    elif callable(getattr(source, "connect", None)):
+        module = cast("ModuleType", source)
+        name = getattr(source, "__name__", type(source).__name__)
+    elif callable(source):
+        name = getattr(source, "__qualname__", type(source).__name__)
+        connect = functools.partial(source, *args, **kwargs)
+        return Driver(name, connect, secrets=_secrets(kwargs))
+    else:
+        raise ConfigurationError(
+            f"A database cannot be reached through {type(source).__name__}. Pass a "
+            "URL such as 'sqlite:///shop.db', a DB-API module or its name, or a "
+            "function that connects."
+        )
+    return _driver(name, module, args, kwargs, connect_seconds=connect_seconds, wal=wal)
+
+
+def _driver(
+    name: str,
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    connect_seconds: float,
+    wal: bool | None,
+) -> Driver:
+    module_name = getattr(module, "__name__", "")
+    if module_name == "sqlite3":
+        from enterprise.drivers.sqlite import SQLiteDriver
+
+        return SQLiteDriver(args, kwargs, wal=wal)
+    if module_name == "psycopg":
+        from enterprise.drivers.postgres import PostgresDriver
+
+        return PostgresDriver(name, args, kwargs, connect_seconds=connect_seconds)
+    connect = functools.partial(module.connect, *args, **kwargs)
+    return Driver(name, connect, module, _secrets(kwargs))
+
+
+def _read_url(
+    source: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, str, tuple[Any, ...], dict[str, Any]]:
+    """Return the module's name, a name without secrets, and connect's arguments."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    try:
+        url = make_url(source)
+    except (ArgumentError, ValueError):
+        # Without a cause, and without the text: it may hold a password.
+        raise ConfigurationError(
+            "The database URL cannot be read. It looks like "
+            "'postgresql://user:password@host:5432/name' or 'sqlite:///file.db'; "
+            "special characters in it are written as %XX (urllib.parse.quote)."
+        ) from None
+    url = _respell(url)
+    try:
+        dialect = url.get_dialect()
+    except NoSuchModuleError:
+        raise ConfigurationError(
+            f"No driver is known for {url.drivername!r} URLs. Use one of SQLAlchemy's "
+            "names, such as sqlite, postgresql, mysql+pymysql or oracle+oracledb, and "
+            "install the package that brings it."
+        ) from None
+    try:
+        url_args, url_kwargs = dialect().create_connect_args(url)
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigurationError(
+            f"The options of {url.render_as_string(hide_password=True)} cannot be "
+            f"used: {error}. Correct the part after the question mark."
+        ) from None
+    name = url.render_as_string(hide_password=True)
+    module_name = {"pysqlite": "sqlite3"}.get(dialect.driver, dialect.driver)
+    if dialect.driver not in ("pysqlite", "psycopg"):
+        module_name = _module_of(dialect)
+    return module_name, name, (*url_args, *args), {**url_kwargs, **kwargs}
+
+
+def _respell(url: URL) -> URL:
+    ours = _ASYNC_SPELLINGS.get(url.drivername)
+    if ours is not None:
+        raise ConfigurationError(
+            f"{url.drivername}:// URLs name a driver that this pool does not use: it "
+            "brings its own threads, or its own loop. Write "
+            f"{url.set(drivername=ours).render_as_string(hide_password=True)!r} "
+            "instead, with the password as it was."
+        )
+    if url.drivername == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def _module_of(dialect: Any) -> str:
+    try:
+        return str(dialect.import_dbapi().__name__)
+    except ImportError as error:
+        raise _not_installed(str(error.name or dialect.driver)) from error
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise _not_installed(name) from error
+    if not callable(getattr(module, "connect", None)):
+        raise ConfigurationError(
+            f"The module {name!r} has no connect(), so it is no DB-API 2.0 driver. "
+            "Pass a URL such as 'sqlite:///shop.db', or the driver's own module."
+        )
+    return module
+
+
+def _not_installed(name: str) -> ConfigurationError:
+    extra = _EXTRAS.get(name.partition(".")[0])
+    remedy = (
+        f"pip install 'threadbridge[{extra}]'"
+        if extra
+        else "install the package that brings it, or check the name's spelling"
+    )
+    return ConfigurationError(
+        f"The driver {name!r} cannot be imported, so this database is out of reach. "
+        f"To go on: {remedy}."
+    )
+
+
+def _secrets(kwargs: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        str(kwargs[key]) for key in ("password", "passwd", "pwd") if kwargs.get(key)
+    )

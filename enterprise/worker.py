@@ -1,0 +1,160 @@
+"""One connection's whole life: open, run, close. The thread that owns it lives here.
+
+Nobody else touches the connection, with one exception: the canceller, which may ask
+the driver to stop what it is doing, and only while it does it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from enterprise.errors import ConnectFailed
+from threadpool.crew import ThreadWorker
+from threadpool.failure import Failure
+from threadpool.job import failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enterprise.drivers.base import Driver, Lane
+    from enterprise.jobs import DatabaseJob
+
+__all__ = ["ConnectionWorker", "LaneOffice"]
+
+_log = logging.getLogger(__name__)
+
+
+class LaneOffice(Protocol):
+    """What a worker asks of the pool it works for. Any thread."""
+
+    driver: Driver
+    open_function: Callable[[Any], object] | None
+
+    def opened(self) -> None:
+        """A connection was opened."""
+        ...
+
+    def closed(self) -> None:
+        """A connection was closed."""
+        ...
+
+    def failed(self, lane: Lane, error: ConnectFailed) -> None:
+        """No connection could be opened; whoever waits for it must be told."""
+        ...
+
+    def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have the driver stop *job* on *worker*'s connection."""
+        ...
+
+    def pass_on(self, job: DatabaseJob[Any]) -> None:
+        """Let the writer do *job*, which turned out to write."""
+        ...
+
+
+class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
+    """A thread that owns a connection.
+
+    Args:
+        office: the pool.
+        lane: what kind of worker this is.
+    """
+
+    def __init__(self, office: LaneOffice, lane: Lane) -> None:
+        super().__init__()
+        self.ready = False
+        self.office = office
+        self.driver = office.driver
+        self.lane = lane
+        # Held while the canceller speaks to the connection.
+        self.guard = threading.Lock()
+        self._raw: Any = None
+        self._tried = False
+
+    def prepare(self) -> bool:
+        """Open the connection; without one, or with a lost one, resign.
+
+        A worker lives as long as its connection. The next job that waits hires a new
+        one, with a new connection.
+        """
+        if self._tried:
+            return False
+        self._tried = True
+        try:
+            self._raw = self._connect()
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+            self.office.failed(self.lane, self._explain(error))
+            return False
+        self.ready = True
+        self.office.opened()
+        return True
+
+    def _connect(self) -> Any:
+        raw = self.driver.connect(self.lane)
+        if self.office.open_function is not None:
+            try:
+                self.office.open_function(raw)
+            except BaseException:
+                self.driver.close(raw)
+                raise
+        return raw
+
+    def _explain(self, error: BaseException) -> ConnectFailed:
+        explained = ConnectFailed(
+            f"No connection to {self.driver.name} could be opened: "
+            f"{type(error).__name__}: {error}. Check that the server runs, and the "
+            "address, the user and the password; the driver's error is the cause."
+        )
+        explained.__cause__ = error
+        return explained
+
+    def run(self, job: DatabaseJob[Any]) -> bool:
+        """Do *job* on the connection, and see whether the connection has survived."""
+        self.job = job
+        job.worker = self
+        passed_on = False
+        try:
+            job.check()
+            job.outcome = job.do(self.driver, self._raw)
+        except BaseException as error:  # noqa: BLE001 - it is the outcome
+            if job.may_move and self.driver.refused_to_write(error):
+                passed_on = True
+            else:
+                self.driver.redact(error)
+                job.outcome = self._judge(job, error)
+        self.job = None
+        if job.cancel_wanted:
+            # The canceller may be at it this very moment; it must not meet the next
+            # job's statement.
+            with self.guard:
+                job.conclude()
+        job.worker = None
+        if passed_on:
+            self.office.pass_on(job)
+        return not passed_on
+
+    def cancel(self, job: DatabaseJob[Any]) -> None:
+        """Stop *job* if it is still running here. The canceller's thread."""
+        with self.guard:
+            if self.job is job:
+                self.driver.cancel(self._raw)
+
+    def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
+        if self.driver.lost(self._raw, error):
+            self.ready = False
+        return failure_of(error)
+
+    def discard(self) -> None:
+        """Let no further job run on this connection."""
+        self.ready = False
+
+    def close(self) -> None:
+        """Close the connection; the worker's thread ends afterwards."""
+        raw, self._raw = self._raw, None
+        if raw is None:
+            return
+        try:
+            self.driver.close(raw)
+        finally:
+            self.office.closed()

@@ -1,0 +1,1 @@
+"""The proofs: run them with `python -m pytest` from the root of the checkout."""

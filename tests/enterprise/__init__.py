@@ -1,0 +1,1 @@
+"""The second floor: databases, and what stands on them."""

@@ -1,0 +1,1 @@
+"""The ground floor: the switch, synchronized methods, hooks, reflection, options."""

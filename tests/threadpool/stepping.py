@@ -1,0 +1,97 @@
+"""A team to be stepped by hand, in a time that stands still."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from threadpool import team as team_module
+from threadpool.job import Job
+from threadpool.testing import Clock, MemoryCrew
+
+# What one job costs where that matters: long enough that a second worker pays.
+LONG = 0.010
+SHORT = 0.000001
+
+
+class Ticker:
+    """Stands in for the ticker: remembers whom it was asked to watch."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.watched = {}
+
+    def watch(self, who):
+        self.watched[who] = 0
+
+    def tick(self):
+        """Look after everybody once; forget those who need it no more."""
+        for who in list(self.watched):
+            if not who.tick(self.clock.seconds()):
+                del self.watched[who]
+
+
+class Stage(MemoryCrew):
+    """A crew with a clock and a ticker of its own, and a diary of what was run."""
+
+    def __init__(self, clock, ticker, **options):
+        super().__init__(**options)
+        self.clock, self.ticker = clock, ticker
+        self.diary = []
+
+    def job(self, name, seconds=LONG):
+        """Make a job that takes *seconds* and writes its name into the diary."""
+
+        def play():
+            self.clock.advance(seconds)
+            self.diary.append(name)
+
+        job = Job(None, play, (), {}, self.team)
+        return job
+
+    def submit(self, *names, seconds=LONG):
+        """Submit a job for each name; return the last."""
+        for name in names:
+            job = self.job(name, seconds)
+            self.team.submit(job)
+        return job
+
+    def doing(self):
+        """What each worker does, the oldest first."""
+        return [worker.doing for worker in self.workers]
+
+
+class Stages:
+    """Makes stages, and ends them."""
+
+    def __init__(self, clock, ticker):
+        self.clock, self.ticker = clock, ticker
+        self._made = []
+
+    def __call__(self, **options):
+        stage = Stage(self.clock, self.ticker, **options)
+        self._made.append(stage)
+        return stage
+
+    def end(self):
+        for stage in self._made:
+            stage.__exit__(None, None, None)
+
+
+def stages(patch):
+    """Let time stand still in the team's room, and return what makes stages."""
+    clock = Clock()
+    clock.advance(1000.0)
+    ticker = Ticker(clock)
+    patch.setattr(team_module, "time", SimpleNamespace(monotonic=clock.seconds))
+    patch.setattr(team_module, "ticker", ticker)
+    return Stages(clock, ticker)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Makes stages: `stage(maximum=3)`."""
+    made = stages(monkeypatch)
+    yield made
+    made.end()

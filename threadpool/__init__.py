@@ -1,0 +1,1 @@
+"""First floor: Deferreds, the pending-event queue, and a bounded pool of threads."""

@@ -1,0 +1,497 @@
+"""The Deferred itself: a result that is not here yet, and what to do with it.
+
+It is two things in one. A callback chain: each callback's return value is the next
+one's argument, an exception switches to the errbacks. And a future: a coroutine
+can `await` it, and cancelling the awaiting task cancels it. A Deferred belongs to
+the thread of its loop; no other thread may touch it.
+
+Source: the Deferred of Twisted (and, before it, the promises of E). Unlike those,
+awaiting does not consume the result, and asyncio takes it for one of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+
+from threadpool._future import UNFIRED, FutureFace
+from threadpool.error import AlreadyCalledError
+from threadpool.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LATER", "Deferred"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_log = logging.getLogger("threadpool.defer")
+
+
+class _Later:
+    """What a canceller returns when the answer comes later."""
+
+    def __repr__(self) -> str:
+        return "LATER"
+
+
+LATER: Final = _Later()
+
+
+class _Guard:
+    """Reports a failure that nobody looked at, when its Deferred is forgotten.
+
+    A separate object, because only a Deferred that failed pays for it; a `__del__`
+    on Deferred itself would be paid for by every one.
+    """
+
+    __slots__ = ("described", "failure")
+
+    def __init__(self, failure: Failure, described: str) -> None:
+        self.failure: Failure | None = failure
+        self.described = described
+
+    def __del__(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is None:
+            return
+        _log.error(
+            "Unhandled failure in %s: %s. Nobody awaited it and no errback saw it; "
+            "add one, or await it.",
+            self.described,
+            failure,
+            exc_info=(failure.type, failure.value, failure.tb),
+            extra={"failure": failure},
+        )
+
+
+class Deferred(FutureFace[T]):
+    """A result that will be there later, exactly once.
+
+    Args:
+        canceller: called with this Deferred by `cancel` while there is no result.
+            It may fire the Deferred with an error of its own, do nothing (the
+            Deferred then fails with CancelledError at once), or return `LATER` and
+            fire it when whatever it stopped has really stopped.
+
+    Source: `Deferred` of Twisted, and `asyncio.Future`.
+    """
+
+    __slots__ = ("__weakref__", "_canceller", "_guard", "_swallow")
+
+    def __init__(
+        self, canceller: Callable[[Deferred[T]], object] | None = None
+    ) -> None:
+        self._result: Any = UNFIRED
+        self._at_rest = False
+        self._late_cancel = False
+        # Pairs (callback, errback); or (None, outer) for a Deferred `outer` whose
+        # chain waits for this one.
+        self._callbacks: list[tuple[Any, Any]] | None = None
+        self._canceller = canceller
+        self._inner: Deferred[Any] | None = None
+        self._paused = 0
+        self._running = False
+        self._swallow = False
+        self._waiters = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cancel_message: object = None
+        self._asyncio_future_blocking = False
+
+    # -- Building the chain ----------------------------------------------------
+
+    def addCallbacks(
+        self,
+        callback: Callable[..., Any] | None,
+        errback: Callable[..., Any] | None = None,
+        callback_args: tuple[Any, ...] = (),
+        callback_kwargs: dict[str, Any] | None = None,
+        errback_args: tuple[Any, ...] = (),
+        errback_kwargs: dict[str, Any] | None = None,
+    ) -> Deferred[Any]:
+        """Add one step to the chain: *callback* for a value, *errback* for a failure.
+
+        Args:
+            callback: called with the value; None passes it on.
+            errback: called with the Failure; None passes it on.
+            callback_args: more positional arguments for *callback*.
+            callback_kwargs: keyword arguments for *callback*.
+            errback_args: more positional arguments for *errback*.
+            errback_kwargs: keyword arguments for *errback*.
+
+        Returns:
+            This Deferred, so that calls can be strung together.
+
+        Raises:
+            TypeError: one of the two is neither callable nor None.
+        """
+        _require_callable(callback, "callback")
+        _require_callable(errback, "errback")
+        if callback_args or callback_kwargs:
+            callback = _with_arguments(callback, callback_args, callback_kwargs or {})
+        if errback_args or errback_kwargs:
+            errback = _with_arguments(errback, errback_args, errback_kwargs or {})
+        if self._callbacks is None:
+            self._callbacks = [(callback, errback)]
+        else:
+            self._callbacks.append((callback, errback))
+        if self._result is not UNFIRED:
+            self._at_rest = False
+            self._run()
+        return self
+
+    @overload
+    def addCallback(
+        self, callback: Callable[..., Deferred[U]], /, *args: Any, **kwargs: Any
+    ) -> Deferred[U]: ...
+    @overload
+    def addCallback(
+        self, callback: Callable[..., U], /, *args: Any, **kwargs: Any
+    ) -> Deferred[U]: ...
+    def addCallback(
+        self, callback: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Deferred[Any]:
+        """Add a step for values only.
+
+        Args:
+            callback: called as `callback(value, *args, **kwargs)`. What it returns
+                is the next value; a Deferred it returns is waited for; what it
+                raises is the next failure.
+            args: more positional arguments for *callback*.
+            kwargs: keyword arguments for *callback*.
+
+        Returns:
+            This Deferred.
+
+        Raises:
+            TypeError: *callback* is not callable.
+        """
+        if args or kwargs:
+            return self.addCallbacks(callback, None, args, kwargs)
+        return self.addCallbacks(callback)
+
+    @overload
+    def addErrback(
+        self, errback: Callable[..., Deferred[U]], /, *args: Any, **kwargs: Any
+    ) -> Deferred[T | U]: ...
+    @overload
+    def addErrback(
+        self, errback: Callable[..., U], /, *args: Any, **kwargs: Any
+    ) -> Deferred[T | U]: ...
+    def addErrback(
+        self, errback: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Deferred[Any]:
+        """Add a step for failures only.
+
+        Args:
+            errback: called as `errback(failure, *args, **kwargs)`. Returning a
+                value ends the trouble; returning the failure, or raising, goes on
+                with it.
+            args: more positional arguments for *errback*.
+            kwargs: keyword arguments for *errback*.
+
+        Returns:
+            This Deferred.
+
+        Raises:
+            TypeError: *errback* is not callable.
+        """
+        return self.addCallbacks(
+            None, errback, errback_args=args, errback_kwargs=kwargs
+        )
+
+    @overload
+    def addBoth(
+        self, callback: Callable[..., Deferred[U]], /, *args: Any, **kwargs: Any
+    ) -> Deferred[U]: ...
+    @overload
+    def addBoth(
+        self, callback: Callable[..., U], /, *args: Any, **kwargs: Any
+    ) -> Deferred[U]: ...
+    def addBoth(
+        self, callback: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Deferred[Any]:
+        """Add a step for values and failures alike, as a `finally` would be.
+
+        Args:
+            callback: called with the value or the Failure.
+            args: more positional arguments for *callback*.
+            kwargs: keyword arguments for *callback*.
+
+        Returns:
+            This Deferred.
+
+        Raises:
+            TypeError: *callback* is not callable.
+        """
+        return self.addCallbacks(callback, callback, args, kwargs, args, kwargs)
+
+    def chainDeferred(self, other: Deferred[Any]) -> Deferred[Any]:
+        """Fire *other* with whatever arrives here, and go on with None.
+
+        Args:
+            other: a Deferred that nobody else fires.
+
+        Returns:
+            This Deferred.
+        """
+        return self.addCallbacks(other.callback, other.errback)
+
+    # -- Firing it ------------------------------------------------------------
+
+    def callback(self, result: T | Failure) -> None:
+        """Give the result, and run the chain.
+
+        Args:
+            result: the value; a Failure starts the chain on the errback side.
+
+        Raises:
+            AlreadyCalledError: this Deferred was fired before.
+            TypeError: *result* is a Deferred. Return it from a callback instead.
+        """
+        if isinstance(result, Deferred):
+            raise TypeError(
+                f"callback() was given {result!r}. A Deferred cannot be the result "
+                "of another one: use chainDeferred, or return it from a callback."
+            )
+        self._fire(result, directly=False)
+
+    def errback(self, failure: Failure | BaseException | None = None) -> None:
+        """Give a failure, and run the chain.
+
+        Args:
+            failure: a Failure or an exception; left out, the exception that is
+                being handled right now.
+
+        Raises:
+            AlreadyCalledError: this Deferred was fired before.
+            NoCurrentExceptionError: nothing was given and no exception is handled.
+        """
+        if not isinstance(failure, Failure):
+            failure = Failure(failure)
+        self._fire(failure, directly=False)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Ask for the work behind this Deferred to be stopped.
+
+        Args:
+            msg: the argument of the CancelledError, as in `asyncio.Task.cancel`.
+
+        Returns:
+            True when the request was taken (the CancelledError may come later),
+            False when there is a result already.
+        """
+        if self._result is UNFIRED:
+            self._cancel_message = msg
+            if self._stop() is not LATER and self._result is UNFIRED:
+                self._fire(Failure(cancelledError(msg)), directly=False)
+            return True
+        if self._inner is not None:
+            return self._inner.cancel(msg)
+        return False
+
+    def _stop(self) -> object:
+        """Stop the work behind this Deferred, as the constructor says of cancellers."""
+        if self._canceller is None:
+            # Whoever would have fired it does not know: let that once pass.
+            self._swallow = True
+            return None
+        return self._canceller(self)
+
+    def pause(self) -> None:
+        """Stop the chain after the callback that runs now, until `unpause`; nests."""
+        self._paused += 1
+        self._at_rest = False
+
+    def unpause(self) -> None:
+        """Take back one `pause`; after the last one the chain goes on.
+
+        Raises:
+            RuntimeError: it is not paused.
+        """
+        if not self._paused:
+            raise RuntimeError(
+                f"{self!r} is not paused. Call unpause once for each pause."
+            )
+        self._paused -= 1
+        if not self._paused and self._result is not UNFIRED:
+            self._run()
+
+    @property
+    def called(self) -> bool:
+        """Whether it was fired; its chain may still wait for another Deferred."""
+        return self._result is not UNFIRED
+
+    @property
+    def paused(self) -> int:
+        """How many times `pause` was called without `unpause`."""
+        return self._paused
+
+    # -- The engine -----------------------------------------------------------
+
+    def _fire(self, result: Any, *, directly: bool) -> None:
+        if self._result is not UNFIRED:
+            if self._swallow:
+                self._swallow = False
+                return
+            raise AlreadyCalledError(
+                f"{self!r} was fired a second time, with {result!r}. It keeps its "
+                "first result; find who fires it twice."
+            )
+        self._result = result
+        self._canceller = None  # It may hold whatever the work held.
+        if self._callbacks or self._paused:
+            self._run(directly=directly)
+        else:
+            self._settle(directly=directly)
+
+    def _settle(self, *, directly: bool) -> None:
+        """The chain has come to rest: tell whoever waits."""
+        self._at_rest = True
+        if isinstance(self._result, Failure):
+            self._arm(self._result)
+        if self._waiters is not None:
+            self._notify(directly=directly)
+
+    def _run(self, *, directly: bool = False) -> None:
+        """Run this chain as far as it goes, then those that waited for it.
+
+        A loop and not a recursion, so that chains of any length resolve.
+        """
+        if self._running:
+            return  # A callback added a callback: the run below us will see it.
+        going: list[Deferred[Any]] = [self]
+        try:
+            while going:
+                current = going[-1]
+                outer = current._advance()
+                if outer is not None:
+                    going.append(outer)
+                    continue
+                going.pop()
+                if not (current._paused or current._inner or current._callbacks):
+                    current._settle(directly=directly)
+        except BaseException:
+            # Ctrl-C in a callback stops the loop, not these chains: whoever waits
+            # for them must hear of it if the loop ever goes on.
+            for stopped in going:
+                if stopped._waiters is not None:
+                    stopped.get_loop().call_soon(stopped._run)
+            raise
+
+    def _advance(self) -> Deferred[Any] | None:
+        """Run callbacks until the chain rests, waits, or sets another one going.
+
+        Returns:
+            A Deferred that waited for this one and has its result now.
+        """
+        steps = self._callbacks
+        if not steps or self._paused or self._inner is not None:
+            return None
+        position = 0
+        self._running = True
+        result = self._result
+        try:
+            # Not a for loop: callbacks may add callbacks, and pause the chain.
+            while position < len(steps) and not self._paused:
+                callback, errback = steps[position]
+                position += 1
+                if callback is None and isinstance(errback, Deferred):
+                    errback._take(result)
+                    result = None
+                    return errback
+                step = errback if isinstance(result, Failure) else callback
+                if step is None:
+                    continue
+                if isinstance(result, Failure):
+                    self._mark_handled()
+                try:
+                    result = step(result)
+                except (KeyboardInterrupt, SystemExit) as error:
+                    result = Failure(error)
+                    raise
+                except BaseException as error:  # noqa: BLE001 - becomes the result
+                    # Without our own frame: the traceback begins at the callback.
+                    tb = error.__traceback__
+                    result = Failure(error, tb.tb_next if tb else None)
+                if isinstance(result, Deferred):
+                    result = self._wait_for(result)
+                    if self._inner is not None:
+                        return None
+        finally:
+            self._running = False
+            self._result = result
+            del steps[:position]
+        return None
+
+    def _wait_for(self, inner: Deferred[Any]) -> Any:
+        """Take *inner*'s result if it is there; else wait for it."""
+        if inner is self:
+            return Failure(
+                RuntimeError(
+                    f"A callback of {self!r} returned this very Deferred, which "
+                    "would wait for itself for ever. Return the value instead."
+                )
+            )
+        if inner._at_rest:
+            result, inner._result = inner._result, None
+            inner._mark_handled()
+            return result
+        self._inner = inner
+        if inner._callbacks is None:
+            inner._callbacks = [(None, self)]
+        else:
+            inner._callbacks.append((None, self))
+        return inner
+
+    def _take(self, result: Any) -> None:
+        """Receive the result of the Deferred this chain waits for."""
+        if isinstance(result, Failure) and self._inner is not None:
+            self._inner._mark_handled()
+        self._inner = None
+        self._result = result
+
+    def _arm(self, failure: Failure) -> None:
+        self._mark_handled()  # A guard from an earlier rest has nothing to say now.
+        if not isinstance(failure.value, asyncio.CancelledError):
+            self._guard = _Guard(failure, f"Deferred at {id(self):#x}")
+
+    def _mark_handled(self) -> None:
+        guard = getattr(self, "_guard", None)
+        if guard is not None:
+            guard.failure = None
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__} at {id(self):#x}"
+        if self._result is UNFIRED:
+            return f"<{name}>"
+        if self._inner is not None:
+            return f"<{name} waiting on Deferred at {id(self._inner):#x}>"
+        try:
+            result = repr(self._result)
+        except Exception as error:  # noqa: BLE001 - a repr must not fail
+            result = f"<unprintable {type(self._result).__name__}: {error!r}>"
+        return f"<{name} current result: {result[:200]}>"
+
+
+def cancelledError(msg: object) -> asyncio.CancelledError:
+    """Make the CancelledError that `cancel(msg)` asks for."""
+    return asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+
+
+def _require_callable(step: object, what: str) -> None:
+    if step is not None and not callable(step):
+        raise TypeError(
+            f"The {what} is {step!r}, which cannot be called. A chain is made of "
+            "functions: pass one, or None to let the result through."
+        )
+
+
+def _with_arguments(
+    step: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any] | None:
+    if step is None:
+        return None
+    return lambda result: step(result, *args, **kwargs)

@@ -1,0 +1,177 @@
+"""The crew: a team with real threads, their start, and their end.
+
+Any thread may enter. At the interpreter's exit, and in a forked child, the crews of
+the process are seen to here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from threadpool.job import Job
+from threadpool.team import Place, Team
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Crew", "ThreadWorker"]
+
+_log = logging.getLogger(__name__)
+
+J = TypeVar("J", bound=Job[Any])
+
+# How long the interpreter's exit waits for running jobs, all pools together.
+EXIT_SECONDS = 5.0
+
+
+class ThreadWorker(Generic[J]):
+    """A worker that is a thread: it parks on a lock of its own.
+
+    Subclasses give `run` and, where getting ready takes more than a thread,
+    `prepare` and `close`.
+    """
+
+    def __init__(self) -> None:
+        self.place = Place.HIRED
+        self.ready = True
+        self.job: J | None = None
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def prepare(self) -> bool:
+        """Nothing is needed."""
+        return True
+
+    def run(self, job: J) -> bool:
+        """Do *job*; see `team.Worker`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Put away what `prepare` opened; the thread ends afterwards."""
+
+    def park(self, seconds: float) -> bool:
+        """Wait for `wake`, for *seconds* at the most."""
+        return self._bell.acquire(timeout=-1 if seconds == math.inf else seconds)
+
+    def wake(self) -> None:
+        """End the `park` that goes on or comes next."""
+        self._bell.release()
+
+
+class Crew(Generic[J]):
+    """A team with its threads: hires them, counts them, and sees them off.
+
+    Args:
+        name: for thread names and texts.
+        make_worker: called for each new thread, on the thread that hires.
+        minimum: as for `Team`.
+        maximum: as for `Team`.
+        backlog: as for `Team`.
+        idle_seconds: as for `Team`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_worker: Callable[[], ThreadWorker[J]],
+        *,
+        minimum: int,
+        maximum: int,
+        backlog: int | None,
+        idle_seconds: float,
+    ) -> None:
+        self.name = name
+        self._make_worker = make_worker
+        # Each step on a set is atomic by itself, with and without a GIL.
+        self._threads: set[threading.Thread] = set()
+        self._numbers = itertools.count(1)
+        self.team: Team[J] = Team(
+            name,
+            self._hire,
+            minimum=minimum,
+            maximum=maximum,
+            backlog=backlog,
+            idle_seconds=idle_seconds,
+        )
+        _crews.add(self)
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the threads that are alive, or about to start or to end."""
+        return list(self._threads)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for all threads to end, for *seconds* at the most.
+
+        Returns:
+            Whether they have.
+        """
+        until = time.monotonic() + seconds
+        for thread in self.threads():
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self.threads())
+
+    def _hire(self) -> None:
+        thread = threading.Thread(
+            target=self._live,
+            args=(self._make_worker(),),
+            name=f"{self.name}-{next(self._numbers)}",
+            # Daemonic, so that a forgotten pool cannot keep the process alive; the
+            # exit hook below gives running jobs their chance.
+            daemon=True,
+        )
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except BaseException:
+            self._threads.discard(thread)
+            raise
+
+    def _live(self, worker: ThreadWorker[J]) -> None:
+        try:
+            self.team.work(worker)
+        except BaseException:
+            _log.critical("A worker of %s broke", self.name, exc_info=True)
+        try:
+            worker.close()
+        except Exception:
+            _log.exception("A worker of %s could not put its things away", self.name)
+        self.team.gone(worker)
+        self._threads.discard(threading.current_thread())
+
+    def __repr__(self) -> str:
+        return f"<Crew {self.team!r}>"
+
+
+_crews: weakref.WeakSet[Crew[Any]] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """Give running jobs a moment; what still waits is never begun."""
+    until = time.monotonic() + EXIT_SECONDS
+    crews = list(_crews)
+    for crew in crews:
+        crew.team.withdraw(lambda _: True)
+        crew.team.close(lambda: None)
+    for crew in crews:
+        crew.join(until - time.monotonic())
+
+
+def _after_fork_in_child() -> None:
+    """Start the child with empty crews: threads do not come along."""
+    for crew in list(_crews):
+        crew._threads.clear()  # noqa: SLF001 - this room's own class
+        crew.team.afterFork()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,403 @@
+"""The pending-event queue: it brings completions home to their loop, in bursts.
+
+Any thread puts events in; only the loop's thread takes them out, in bounded passes.
+The loop is woken once per burst. A worker that has more to do may hold an outcome
+back for a moment (`hold`), so that the next ones travel with it.
+
+Source: the reactor's pending-event queue of the 2002 paper, and trio's entry queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import threadable
+from threadable import _switch
+from threadpool import ticker
+from threadpool._deferred import Deferred
+from threadpool.error import LoopClosed, WrongThread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+
+__all__ = ["Event", "PendingEvents", "here", "hereOrNone", "install"]
+
+_log = logging.getLogger(__name__)
+
+# Outcomes that travel together at the most, while their worker has more to do. Each
+# wake costs the loop a turn and, with a GIL, the worker a fight for it; at 32 that is
+# under a microsecond for each outcome, and more than 32 gain nothing measurable.
+BURST: Final = 32
+
+# How long a worker may hold an outcome back. With the ticker's period this keeps the
+# promise that no outcome waits more than 1 ms for its loop.
+HOLD_SECONDS: Final = 0.0005
+
+# How long one pass may keep the loop from its other work. Timers and sockets then
+# get a turn before the next pass.
+PASS_SECONDS: Final = 0.002
+
+
+class Event(Protocol):
+    """Something pending for the loop."""
+
+    def happen(self) -> None:
+        """Do what is pending, on the loop's thread."""
+        ...
+
+
+class _Fire:
+    """The event of a Deferred that gets its result from another thread.
+
+    Args:
+        deferred: what to fire; nothing happens when it was cancelled meanwhile.
+        result: a value or a Failure.
+    """
+
+    __slots__ = ("deferred", "result")
+
+    def __init__(self, deferred: Deferred[Any], result: Any) -> None:
+        self.deferred = deferred
+        self.result = result
+
+    def happen(self) -> None:
+        """Fire it."""
+        if not self.deferred.called:
+            self.deferred.callback(self.result)
+
+
+class PendingEvents:
+    """The events that wait for one loop.
+
+    Args:
+        post: called as `post(f)` from any thread; runs `f()` soon on the loop's
+            thread, or raises RuntimeError when the loop has ended.
+        soon: the same for callers on the loop's thread, where it may be cheaper;
+            left out, *post* serves.
+        later: called as `later(seconds, f)` on the loop's thread; runs `f()` after
+            that time.
+        loop: what the events' Deferreds give as their asyncio loop; None under a
+            loop that is not asyncio's.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[Callable[[], object]], object],
+        *,
+        soon: Callable[[Callable[[], object]], object] | None = None,
+        later: Callable[[float, Callable[[], object]], object] | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.loop = loop
+        self._later = later
+        self._post = post
+        self._soon = soon or post
+        # Appended to by any thread, emptied by the loop's. deque's append, popleft and
+        # len are atomic by its documentation, with and without a GIL.
+        self._queue: deque[Event] = deque()
+        # True from the decision to wake the loop until a pass found the queue empty.
+        # Written without a lock: two writers at once cost one needless wake, and a
+        # pass looks at the queue once more after it has reset the flag.
+        self._woken = False
+        # When the oldest outcome held back was put; None when none is held back.
+        self._held_since: float | None = None
+        self._closed = False
+        # Kept alive here; closing it closes this queue. None under a loop that says
+        # in another way when it ends.
+        self.sentinel: AsyncGenerator[None, None] | None = None
+        # Called when the loop ends, each with this object; loop thread only.
+        self.closers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the loop has ended and every event put now is refused."""
+        return self._closed
+
+    def put(self, event: Event) -> None:
+        """Queue *event* and wake the loop; from any thread.
+
+        Args:
+            event: its `happen` is called on the loop's thread, once.
+
+        Raises:
+            LoopClosed: the loop has ended. The event was not queued.
+        """
+        self._queue.append(event)
+        if self._closed:
+            self._refuse(event)
+        if not self._woken:
+            self._wake()
+
+    def hold(self, event: Event, now: float, *, dry: bool) -> None:
+        """Queue a worker's outcome, and wake the loop if it has waited long enough.
+
+        Args:
+            event: as for `put`.
+            now: seconds of time.monotonic().
+            dry: the worker has nothing more to do, so nothing will travel along.
+
+        Raises:
+            LoopClosed: the loop has ended. The event was not queued.
+        """
+        queue = self._queue
+        queue.append(event)
+        if self._closed:
+            self._refuse(event)
+        if self._woken:
+            return
+        if dry or len(queue) >= BURST:
+            self._wake()
+        elif self._held_since is None:
+            self._held_since = now
+            if self not in ticker.watched:
+                ticker.watch(self)
+        elif now - self._held_since > HOLD_SECONDS:
+            self._wake()
+
+    def fire(self, deferred: Deferred[Any], result: object) -> None:
+        """Fire *deferred* on the loop's thread, unless it was cancelled meanwhile.
+
+        Nothing happens when the loop has ended: nobody can be told there any more.
+
+        Args:
+            deferred: one that belongs to this loop.
+            result: a value or a Failure.
+        """
+        with contextlib.suppress(LoopClosed):
+            self.put(_Fire(deferred, result))
+
+    def deferred(self) -> Deferred[Any]:
+        """Make a Deferred that belongs to this loop."""
+        deferred: Deferred[Any] = Deferred()
+        deferred._loop = self.loop  # noqa: SLF001 - known here without asking
+        return deferred
+
+    def later(self, seconds: float, function: Callable[[], object]) -> None:
+        """Call *function* on the loop's thread, which this is, after a while.
+
+        Args:
+            seconds: >= 0.
+            function: anything quick.
+
+        Raises:
+            NotImplementedError: this loop has no clock for us.
+        """
+        if self._later is None:
+            raise NotImplementedError(f"{self!r} was made without `later`.")
+        self._later(seconds, function)
+
+    def tick(self, now: float) -> bool:
+        """Wake the loop for outcomes whose worker went on to something long.
+
+        Called by the ticker.
+
+        Args:
+            now: seconds of time.monotonic().
+
+        Returns:
+            Whether anything is pending.
+        """
+        if self._queue and not self._woken and not self._closed:
+            held_since = self._held_since
+            # Not at once: an outcome put just now may still travel with the next
+            # ones. At the next look it would be too late for the promised 1 ms.
+            if held_since is None or now - held_since > HOLD_SECONDS / 4:
+                self._wake()
+        return bool(self._queue)
+
+    def _refuse(self, event: Event) -> None:
+        """Take back *event*, which was put after the end; unless it still happened."""
+        # Closing empties the queue after it has set the flag: so either it has seen
+        # this event, or the event is still here.
+        try:
+            self._queue.remove(event)
+        except ValueError:
+            return
+        raise LoopClosed(
+            f"The event loop of {event!r} has ended, so nobody can be told of it. "
+            "Keep the loop running until its work is done, or close the pool first."
+        )
+
+    def _wake(self) -> None:
+        self._woken = True
+        try:
+            self._post(self._pass)
+        except RuntimeError:
+            # loop.close() was called without shutdown_asyncgens(), as asyncio.run
+            # would have done: no callback can run any more.
+            self._abandon()
+
+    def _pass(self) -> None:
+        """Let what is pending happen: what is there now, for a bounded time."""
+        queue = self._queue
+        self._held_since = None
+        # What is put from here on waits for the next pass: events that put events
+        # must not keep the loop from its timers.
+        count = len(queue)
+        until = time.monotonic() + PASS_SECONDS
+        try:
+            while count:
+                count -= 1
+                try:
+                    queue.popleft().happen()
+                except Exception:
+                    _log.exception("A pending event failed; the others go on")
+                if not count & 7 and time.monotonic() > until:
+                    break
+        finally:  # Also when Ctrl-C ends this pass.
+            if queue:
+                self._soon(self._pass)
+            else:
+                self._woken = False
+                if queue and not self._woken:
+                    self._wake()
+
+    def close(self) -> None:
+        """Refuse events from now on; let those that are here happen. Loop thread."""
+        if self._closed:
+            return
+        for closer in list(self.closers):
+            closer.loopClosed(self)
+        self._closed = True
+        while self._queue:
+            try:
+                self._queue.popleft().happen()
+            except Exception:
+                _log.exception("A pending event failed; the others go on")
+        _leave(self)
+
+    def _abandon(self) -> None:
+        self._closed = True
+        lost = len(self._queue)
+        self._queue.clear()
+        _log.warning(
+            "An event loop was closed while work for it was in flight: %d finished "
+            "outcome(s) cannot be delivered, and what awaited them never resumes. "
+            "Use asyncio.run, or call loop.shutdown_asyncgens() before loop.close().",
+            lost,
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<PendingEvents {state}, {len(self._queue)} pending>"
+
+
+class _Here(threading.local):
+    """What the current thread's loop is, as of its last use."""
+
+    events: PendingEvents | None = None
+    installed: PendingEvents | None = None
+
+
+_here = _Here()
+
+_nowhere = PendingEvents(lambda _: None)
+
+# The queue found last, by any thread: a loop runs in one thread only, so whoever finds
+# its own loop here has found its own queue. Spares a look at `_here`.
+_last: PendingEvents = _nowhere
+
+
+def here() -> PendingEvents:
+    """Return the queue of the loop that runs in this thread.
+
+    Raises:
+        WrongThread: no loop runs here.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        events = _here.installed
+        if events is not None and not events.closed:
+            return events
+        raise WrongThread(
+            "No event loop runs in this thread, so there is nowhere for the answer to "
+            "come home to. Call this from a coroutine or a callback; from another "
+            "thread, use threadpool.threads.blockingCallFromThread."
+        ) from None
+    last = _last
+    if last.loop is loop and not last._closed:
+        return last
+    return _find(loop)
+
+
+def hereOrNone() -> PendingEvents | None:
+    """Return the queue of the loop that runs in this thread, or None without one."""
+    try:
+        return here()
+    except WrongThread:
+        return None
+
+
+def _find(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    global _last  # noqa: PLW0603 - a cache
+    events = _here.events
+    if events is None or events.loop is not loop or events.closed:
+        events = _adopt(loop)
+    _last = events
+    return events
+
+
+def install(events: PendingEvents | None) -> None:
+    """Make *events* the queue of this thread, for a loop that is not asyncio's.
+
+    Args:
+        events: the queue; None takes it back.
+    """
+    if events is not None:
+        threadable.registerAsIOThread()
+    elif _here.installed is not None:
+        _switch.forget_io_thread()
+    _here.installed = events
+
+
+def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    # Passes run in a context of their own: call_soon would copy the current one, and
+    # a pass belongs to nobody.
+    context = contextvars.Context()
+    if _here.events is not None:
+        _leave(_here.events)  # Its loop was closed without a word to us.
+    events = PendingEvents(
+        functools.partial(loop.call_soon_threadsafe, context=context),
+        soon=functools.partial(loop.call_soon, context=context),
+        later=loop.call_later,
+        loop=loop,
+    )
+    threadable.registerAsIOThread()
+    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
+    # generator of ours that is suspended then learns in this way that the loop ends.
+    sentinel = _close_at_the_end(events)
+    try:
+        sentinel.asend(None).send(None)
+    except StopIteration:
+        pass  # It runs up to its yield, without waiting for anything.
+    events.sentinel = sentinel
+    _here.events = events
+    return events
+
+
+def _leave(events: PendingEvents) -> None:
+    """Forget *events* and its loop in this thread, if it is this thread's."""
+    global _last  # noqa: PLW0603 - a cache
+    if _last is events:
+        _last = _nowhere
+    if _here.events is events:
+        _here.events = None
+        _switch.forget_io_thread()
+
+
+async def _close_at_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        events.close()

@@ -1,0 +1,305 @@
+"""ThreadPool: plain functions in a bounded number of threads.
+
+The pool belongs to no loop: each job's outcome goes home to the loop it was submitted
+from. Any thread may enter; methods that return a Deferred need a loop.
+
+Source: `ThreadPool` of the 2002 paper and of Twisted; unlike theirs its queue is
+bounded, idle threads retire, and a job that still waits can be cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from threadable import _switch
+from threadpool import events
+from threadpool._deferred import Deferred
+from threadpool.crew import Crew, ThreadWorker
+from threadpool.error import WrongThread
+from threadpool.failure import Failure
+from threadpool.job import Job, failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from threadpool.stats import TeamStats
+
+__all__ = ["ThreadPool"]
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A thread above the minimum that found nothing to do for so long ends. Bursts in a
+# service come closer together; keeping a thread through one costs some 20 KB.
+IDLE_SECONDS: Final = 60.0
+
+BACKLOG: Final = 10_000
+
+
+class _CallWorker(ThreadWorker[Job[Any]]):
+    """A worker that has nothing but its thread."""
+
+    def run(self, job: Job[Any]) -> bool:
+        """Call the job's function and keep its value or its failure."""
+        self.job = job
+        function, args, kwargs = job.function, job.args, job.kwargs
+        job.function = job.args = job.kwargs = None
+        try:
+            if kwargs:
+                job.outcome = job.context.run(function, *args, **kwargs)
+            else:
+                job.outcome = job.context.run(function, *args)
+        except BaseException as error:  # noqa: BLE001 - it is the outcome
+            job.outcome = failure_of(error)
+        self.job = None
+        return True
+
+
+class ThreadPool:
+    """A bounded pool of threads for functions that block.
+
+    Threads start on demand, the one that rested last is used first, and one that
+    rested for a minute ends. Work submitted before `start` runs after it.
+
+    Args:
+        minthreads: threads that stay although there is nothing to do.
+        maxthreads: threads at the most, at least 1.
+        name: for thread names and texts; left out, "ThreadPool".
+        backlog: jobs that may wait beyond one for each thread. 0 is the strictness of
+            the 2002 paper, None lifts the bound.
+        idle_seconds: how long a thread above the minimum waits for work.
+
+    Raises:
+        ValueError: the bounds contradict each other.
+
+    Source: `ThreadPool` of the 2002 paper; 5 and 20 are Twisted's figures.
+    """
+
+    def __init__(
+        self,
+        minthreads: int = 5,
+        maxthreads: int = 20,
+        name: str | None = None,
+        *,
+        backlog: int | None = BACKLOG,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        _check_bounds(minthreads, maxthreads, backlog)
+        self.name = name or "ThreadPool"
+        self._crew: Crew[Job[Any]] = Crew(
+            self.name,
+            _CallWorker,
+            minimum=minthreads,
+            maximum=maxthreads,
+            backlog=backlog,
+            idle_seconds=idle_seconds,
+        )
+        self._team = self._crew.team
+
+    @property
+    def min(self) -> int:
+        """Threads that stay although there is nothing to do."""
+        return self._team.minimum
+
+    @property
+    def max(self) -> int:
+        """Threads at the most."""
+        return self._team.maximum
+
+    def start(self) -> None:
+        """Let threads come; what was submitted already is begun. Idempotent.
+
+        Raises:
+            threadable.ThreadsDisabled: the program has forbidden threads.
+            PoolClosed: the pool was stopped or closed.
+        """
+        _switch.turn_on(f"{type(self).__name__} {self.name!r}")
+        _switch.pool_started(self, self.name)
+        self._team.open()
+
+    def stop(self) -> None:
+        """Finish all work, end all threads, and wait for that. For scripts and tests.
+
+        In a program with an event loop use `close`, which does not block it.
+
+        Raises:
+            WrongThread: called from one of the pool's own threads.
+        """
+        if threading.current_thread() in self._crew.threads():
+            raise WrongThread(
+                f"stop() was called on a thread of {self.name} itself and would wait "
+                "for its own end. Call it elsewhere, or use close()."
+            )
+        threads = self._crew.threads()
+        self._team.close(lambda: None)
+        for thread in threads:
+            thread.join()
+        _switch.pool_stopped(self)
+
+    def close(self) -> Deferred[None]:
+        """Take no more work, finish what was taken, and end all threads.
+
+        Returns:
+            A Deferred that fires with None when the last thread is gone.
+
+        Raises:
+            WrongThread: no event loop runs here.
+        """
+        home = events.here()
+        closed: Deferred[None] = home.deferred()
+        self._team.close(lambda: home.fire(closed, None))
+        _switch.pool_stopped(self)
+        return closed
+
+    def dismiss(self) -> None:
+        """Take no more work; threads end when what was taken is done. Any thread."""
+        self._team.close(lambda: None)
+        _switch.pool_stopped(self)
+
+    def adjustPoolsize(
+        self, minthreads: int | None = None, maxthreads: int | None = None
+    ) -> None:
+        """Change the bounds while the pool runs.
+
+        Args:
+            minthreads: as in the constructor; left out, as it is.
+            maxthreads: as in the constructor; left out, as it is. Threads above it end
+                as soon as they have finished their job.
+
+        Raises:
+            ValueError: the bounds contradict each other.
+        """
+        minimum = self.min if minthreads is None else minthreads
+        maximum = self.max if maxthreads is None else maxthreads
+        _check_bounds(minimum, maximum, self._team.backlog)
+        self._team.resize(minimum, maximum)
+
+    def deferToThread(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        """Call *function* in a thread of this pool.
+
+        Args:
+            function: anything that may block. It sees a copy of the caller's context
+                variables.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            A Deferred of what it returns or raises. Cancelled while it waits, the
+            function is never called; later, its outcome is put away. It fails with
+            PoolFull or PoolClosed when the pool takes no work.
+
+        Raises:
+            WrongThread: no event loop runs here.
+
+        Source: `threads.deferToThreadPool` of Twisted.
+        """
+        return self._defer(function, args, kwargs)
+
+    def _defer(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Deferred[T]:
+        team = self._team
+        job = Job(events.here(), function, args, kwargs, team)
+        try:
+            team.submit(job)
+        except RuntimeError:  # A PoolError, or no thread could be started.
+            job.errback()
+        return job
+
+    def callInThread(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call *function* in a thread of this pool, and forget about it. Any thread.
+
+        Args:
+            function: anything that may block. What it raises is logged.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            PoolFull: as many jobs are unfinished as the bounds allow.
+            PoolClosed: the pool was closed.
+        """
+        self._submit(_logging_errors, function, args, kwargs)
+
+    def callInThreadWithCallback(
+        self,
+        on_result: Callable[[bool, Any], object] | None,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Call *function* in a thread, and *on_result* after it in the same thread.
+
+        Args:
+            on_result: called as `on_result(True, value)` or `on_result(False,
+                failure)`; what it raises is logged. None for nothing.
+            function: anything that may block.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            PoolFull: as many jobs are unfinished as the bounds allow.
+            PoolClosed: the pool was closed.
+        """
+        self._submit(_telling, on_result, function, args, kwargs)
+
+    def _submit(self, function: Callable[..., object], *args: object) -> None:
+        self._team.submit(Job(None, function, args, {}, self._team))
+
+    def stats(self) -> TeamStats:
+        """Return the figures of this moment. Any thread."""
+        return self._team.stats()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._team!r}>"
+
+
+def _check_bounds(minimum: int, maximum: int, backlog: int | None) -> None:
+    if not 0 <= minimum <= maximum or maximum < 1:
+        raise ValueError(
+            f"A pool of {minimum} to {maximum} threads is not possible. Choose a "
+            "minimum of 0 or more, and a maximum of 1 or more that is not below it."
+        )
+    if backlog is not None and backlog < 0:
+        raise ValueError(
+            f"The backlog is {backlog}. It counts jobs that may wait: choose 0 or "
+            "more, or None for no bound."
+        )
+
+
+def _logging_errors(
+    function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        function(*args, **kwargs)
+    except BaseException:
+        _log.exception("A function called in a thread failed: %r", function)
+
+
+def _telling(
+    on_result: Callable[[bool, Any], object] | None,
+    function: Callable[..., object],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    succeeded, result = True, None
+    try:
+        result = function(*args, **kwargs)
+    except BaseException:  # noqa: BLE001 - it is the outcome
+        succeeded, result = False, Failure()
+    if on_result is None:
+        return
+    try:
+        on_result(succeeded, result)
+    except BaseException:
+        _log.exception("A callback for a thread's result failed: %r", on_result)
