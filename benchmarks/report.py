@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.groups import OURS, Case, Cost, Group, Race
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 Results = dict[Case, Samples]
 
-HEADINGS = ("load", "contender", "median", "ours / it", "required", "verdict")
-NUMBERS = {"median", "ours / it", "required"}
+HEADINGS = ("load", "contender", "median", "±", "ours / it", "required", "verdict")
+NUMBERS = {"median", "±", "ours / it", "required"}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,17 @@ class Line:
     def failed(self) -> bool:
         return self.verdict == FAILED
 
+    @property
+    def spread(self) -> float:
+        """How far the rounds lie apart: half their range, as a part of the median."""
+        return (max(self.samples) - min(self.samples)) / 2 / self.median
+
     def cells(self) -> tuple[str, ...]:
         median = "" if self.median is None else f"{figure(self.median)} {self.unit}"
+        spread = "" if self.median is None else f"{self.spread:.0%}"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         return (
-            *(self.load, self.contender, median),
+            *(self.load, self.contender, median, spread),
             *(ratio, self.required, self.verdict),
         )
 
@@ -58,8 +65,10 @@ def race_lines(race: Race, results: Results) -> Iterator[Line]:
     for contender in (OURS, *race.others):
         it = results[Case(contender, race.in_flight)]
         least = race.others.get(contender)
-        comparable = it is not ours and not (it.absent or ours.absent)
-        ratio = ours.median / it.median if comparable else None
+        ratio = None
+        if it is not ours and not (it.absent or ours.absent):
+            # Round by round, since a machine's slow minutes hit whole rounds.
+            ratio = median(map(operator.truediv, ours.values, it.values))
         yield Line(
             load=f"{race.in_flight} in flight",
             contender=contender,

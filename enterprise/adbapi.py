@@ -10,18 +10,16 @@ Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enterprise import jobs
 from enterprise.office import Office
 from enterprise.options import Options
 from enterprise.source import driver_for
-from threadpool import events
+from threadpool.home import here, hereOrNone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Self
 
     from enterprise.rows import Result
     from enterprise.stats import PoolStats
@@ -93,7 +91,7 @@ class ConnectionPool:
         _require_statement(statement)
         crew = self._office.writer if write else self._office.reader
         job = jobs.Query(
-            events.here(), None, (statement, params), None, crew.team, may_move=True
+            here(), None, (statement, params), None, crew.team, may_move=True
         )
         return self._office.submit(job)
 
@@ -113,7 +111,7 @@ class ConnectionPool:
         """
         _require_statement(statement)
         job = jobs.Operation(
-            events.here(), None, (statement, params), None, self._office.writer.team
+            here(), None, (statement, params), None, self._office.writer.team
         )
         return self._office.submit(job)
 
@@ -137,7 +135,7 @@ class ConnectionPool:
         _require_statement(statement)
         crew = self._office.writer if write else self._office.reader
         job = jobs.WholeResult(
-            events.here(), None, (statement, params), None, crew.team, may_move=True
+            here(), None, (statement, params), None, crew.team, may_move=True
         )
         return self._office.submit(job)
 
@@ -155,7 +153,7 @@ class ConnectionPool:
             TypeError: *text* is not a string.
         """
         _require_statement(text)
-        job = jobs.Script(events.here(), None, (text,), None, self._office.writer.team)
+        job = jobs.Script(here(), None, (text,), None, self._office.writer.team)
         return self._office.submit(job)
 
     # -- Functions --------------------------------------------------------------------
@@ -221,7 +219,7 @@ class ConnectionPool:
     ) -> Deferred[T]:
         _require_plain(function)
         crew = self._office.reader if readonly else self._office.writer
-        job = kind(events.here(), function, args, kwargs, crew.team, readonly=readonly)
+        job = kind(here(), function, args, kwargs, crew.team, readonly=readonly)
         return self._office.submit(job)
 
     # -- Life ------------------------------------------------------------------------
@@ -237,7 +235,7 @@ class ConnectionPool:
             WrongThread: no event loop runs here.
             threadable.ThreadsDisabled: the program has forbidden threads.
         """
-        return self._office.start(events.here())
+        return self._office.start(here())
 
     def close(self, timeout: float | None = None) -> Deferred[None]:
         """Take no more work, let what was taken end, and close all connections.
@@ -252,7 +250,7 @@ class ConnectionPool:
         Returns:
             A Deferred that fires with None when every connection is closed.
         """
-        return self._office.close(events.hereOrNone(), timeout)
+        return self._office.close(hereOrNone(), timeout)
 
     def stats(self) -> PoolStats:
         """Return the figures of this moment. Any thread."""

@@ -15,7 +15,7 @@ from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 from enterprise.rows import Result
 from enterprise.transaction import Connection, Transaction
-from threadpool._deferred import LATER, cancelledError
+from threadpool._chain import LATER, cancelledError
 from threadpool.failure import Failure
 from threadpool.job import Job
 
@@ -187,7 +187,7 @@ class Interaction(DatabaseJob[T]):
     def _roll_back(self, driver: Driver, raw: Any) -> None:
         try:
             driver.rollback(raw)
-        except Exception as error:  # noqa: BLE001 - the first error is the one to tell
+        except Exception as error:
             if self.worker is not None:
                 self.worker.discard()
             _log.warning(

@@ -13,11 +13,9 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.drivers.base import Lane
-from enterprise.errors import ConnectFailed
 from enterprise.stats import PoolStats
 from enterprise.worker import ConnectionWorker
 from threadable import _switch
-from threadpool import events
 from threadpool.crew import Crew
 from threadpool.defer import Deferred
 from threadpool.error import PoolClosed, PoolFull
@@ -27,6 +25,7 @@ from threadpool.pool import ThreadPool
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
+    from enterprise.errors import ConnectFailed
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
     from threadpool.events import PendingEvents

@@ -1,4 +1,4 @@
-"""Figures of a connection pool: frozen, units in the names. Any thread may read them."""
+"""Figures of a connection pool: frozen, units in the names. Any thread may read."""
 
 from __future__ import annotations
 

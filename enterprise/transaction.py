@@ -9,15 +9,13 @@ attributes that are set, and are closed whatever happens.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from typing_extensions import Self
 
     from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.errors import ConnectFailed
 from threadpool.crew import ThreadWorker
-from threadpool.failure import Failure
 from threadpool.job import failure_of
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from enterprise.drivers.base import Driver, Lane
     from enterprise.jobs import DatabaseJob
+    from threadpool.failure import Failure
 
 __all__ = ["ConnectionWorker", "LaneOffice"]
 
@@ -83,7 +83,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._tried = True
         try:
             self._raw = self._connect()
-        except BaseException as error:  # noqa: BLE001 - told to whoever waits
+        except BaseException as error:
             self.office.failed(self.lane, self._explain(error))
             return False
         self.ready = True
@@ -117,7 +117,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         try:
             job.check()
             job.outcome = job.do(self.driver, self._raw)
-        except BaseException as error:  # noqa: BLE001 - it is the outcome
+        except BaseException as error:
             if job.may_move and self.driver.refused_to_write(error):
                 passed_on = True
             else:

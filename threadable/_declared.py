@@ -27,6 +27,8 @@ class UsageError(Exception):
     Its text is written for the person at the command line.
     """
 
+    __module__ = "threadable.usage"
+
 
 class Declared:
     """One option, in whichever way it was declared.

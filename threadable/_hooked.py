@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     Hook = Callable[..., object]
     Hooks = tuple[Hook, ...]
-    # A hook, and those whose turn was before it (pre) or comes after it (post).
-    Steps = tuple[tuple[Hook, Hooks], ...]
+    # A hook, its short form or None, and those whose turn was before it (pre) or comes
+    # after it (post).
+    Steps = tuple[tuple[Hook, Any, Hooks], ...]
     # Sets the hooks of a wrapper: all pre-hooks, all post-hooks.
     Use = Callable[[Hooks, Hooks], None]
 
@@ -30,6 +31,8 @@ _NEVER_BOUND = (MethodType, functools.partial)
 
 class HookError(Exception):
     """A hook is not there to be removed, or its method cannot have any."""
+
+    __module__ = "threadable.hook"  # where its users meet it
 
 
 class Hooked:
@@ -190,11 +193,13 @@ def _wrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], Use]:
         nonlocal every, pair
         # First `every`, which is read by those who find no pair.
         every = (
-            tuple((pre, pres[:position]) for position, pre in enumerate(pres)),
-            tuple((post, posts[position:]) for position, post in enumerate(posts, 1)),
+            tuple((f, _short(f), pres[:place]) for place, f in enumerate(pres)),
+            tuple((f, _short(f), posts[place:]) for place, f in enumerate(posts, 1)),
         )
-        pair = _instance_only(pres, posts)
+        pair = _short_pair(pres, posts)
 
+    # The same thing three times: with the two hooks of a synchronized method, with any
+    # hooks, and with keywords, which make each call cost a dictionary more.
     @functools.wraps(function)
     def hooked(*args: Any, **kwargs: Any) -> Any:
         if pair is not None and args:
@@ -206,19 +211,22 @@ def _wrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], Use]:
             finally:
                 after(instance)
         pres, posts = every
+        if kwargs or not args:
+            return _call(function, pres, posts, args, kwargs)
+        instance = args[0]
         others: Hooks = ()
         try:
-            for pre, others in pres:  # noqa: B007 - read where one raises
-                pre(*args, **kwargs)
+            for pre, short, others in pres:  # noqa: B007 - read where one raises
+                short(instance) if short else pre(*args)
         except BaseException:
             _undo(others, args, kwargs)
             raise
         try:
-            return function(*args, **kwargs)
+            return function(*args)
         finally:
             try:
-                for post, others in posts:  # noqa: B007 - same
-                    post(*args, **kwargs)
+                for post, short, others in posts:  # noqa: B007 - same
+                    short(instance) if short else post(*args)
             except BaseException:
                 _run_posts(others, args, kwargs)
                 raise
@@ -231,13 +239,36 @@ def _wrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], Use]:
     return hooked, use
 
 
-def _instance_only(pres: Hooks, posts: Hooks) -> tuple[Hook, Hook] | None:
-    """Find the short forms of a lone pair of hooks that ignore the arguments."""
+def _short(hook: Hook) -> Any:
+    """Find the form of a hook that looks at the instance alone, if it has one."""
+    return getattr(hook, "instance_only", None)
+
+
+def _short_pair(pres: Hooks, posts: Hooks) -> tuple[Hook, Hook] | None:
     if len(pres) != 1 or len(posts) != 1:
         return None
-    pre = getattr(pres[0], "instance_only", None)
-    post = getattr(posts[0], "instance_only", None)
-    return None if pre is None or post is None else (pre, post)
+    before, after = _short(pres[0]), _short(posts[0])
+    return (before, after) if before and after else None
+
+
+def _call(
+    function: Callable[..., Any],
+    pres: Steps,
+    posts: Steps,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    others: Hooks = ()
+    try:
+        for pre, _, others in pres:  # noqa: B007 - read where one raises
+            pre(*args, **kwargs)
+    except BaseException:
+        _undo(others, args, kwargs)
+        raise
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _run_posts(tuple(post for post, _, _ in posts), args, kwargs)
 
 
 def _undo(pres: Hooks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

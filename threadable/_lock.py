@@ -36,6 +36,7 @@ class XLock(_RLockType):  # type: ignore[misc]
 
     # Who this lock belongs to; see _instance_lock, the only room that reads it.
     __slots__ = ("_belongs_to",)
+    __module__ = "threadable"
     _belongs_to: object
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
@@ -54,6 +55,7 @@ class DummyLock:
     """
 
     __slots__ = ()
+    __module__ = "threadable"
 
     def acquire(self, _blocking: bool = True, _timeout: float = -1) -> bool:
         """Say yes, at once and to everybody.
@@ -85,3 +87,7 @@ def unpickle_lock() -> XLock:
         a lock, so it must never change.
     """
     return XLock()
+
+
+# Pickles name it by its public place, which outlives this file.
+unpickle_lock.__module__ = "threadable"

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 class InvalidName(ValueError):  # noqa: N818 - the old vocabulary
     """What was given cannot be the name of anything: empty, or with an empty part."""
 
+    __module__ = "threadable.reflect"
+
 
 class ModuleNotFound(InvalidName):
     """There is no module of that name."""
+
+    __module__ = "threadable.reflect"
 
 
 class ObjectNotFound(InvalidName, AttributeError):  # noqa: N818 - same
@@ -30,6 +34,8 @@ class ObjectNotFound(InvalidName, AttributeError):  # noqa: N818 - same
 
     Also an AttributeError, which is what a lookup by dots raises.
     """
+
+    __module__ = "threadable.reflect"
 
 
 # -- things by name --------------------------------------------------------------------

@@ -40,6 +40,8 @@ __all__ = [
 class ThreadsDisabled(RuntimeError):  # noqa: N818 - the name states the situation
     """Something needs threads, and the program said that there are none."""
 
+    __module__ = "threadable"
+
 
 class _Token:
     """Dies with its thread: so an ident the system hands out again counts for none."""

@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 
-from threadable import _switch, hook, reflect
+from threadable import _switch, hook
 from threadable._hooked import ABSENT
 from threadable._instance_lock import (
     NAME,
@@ -111,14 +111,21 @@ def _inside_hooks() -> tuple[Hook, Hook]:
 
 def _class_hooks(cls: type) -> tuple[Hook, Hook]:
     """Make hooks for class and static methods: whoever is called, *cls* is locked."""
+    lock = lock_of(cls)
+
+    def take(_instance: object) -> None:
+        lock.acquire()
+
+    def give_back(_instance: object) -> None:
+        lock.release()
 
     def pre(*_args: object, **_kwargs: object) -> None:
-        _take(cls)
+        lock.acquire()
 
     def post(*_args: object, **_kwargs: object) -> None:
-        _give_back(cls)
+        lock.release()
 
-    _mark(pre, post, pre, post)
+    _mark(pre, post, take, give_back)
     return pre, post
 
 
@@ -227,6 +234,8 @@ def _names(cls: type) -> list[str]:
             f"{cls!r} has no list `synchronized`, so it is not known what to lock: "
             'give the class one, such as synchronized = ["deposit", "withdraw"].'
         )
+    from threadable import reflect  # noqa: PLC0415 - 2 ms, for those who synchronize
+
     names: list[str] = []
     for klass in cls.__mro__:
         if isinstance(klass.__dict__.get("synchronized"), str):

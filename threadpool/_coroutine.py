@@ -12,6 +12,7 @@ Source: `inlineCallbacks` of Twisted, and `asyncio.Task.__step`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -83,7 +84,7 @@ class _Runner:
 
     def cancel(self, deferred: Deferred[Any]) -> object:
         """Pass a cancel on to what the coroutine waits for; its end is the answer."""
-        message = deferred._cancel_message  # noqa: SLF001 - the two are one machine
+        message = deferred._cancel_message
         if self.waiting_for is None or not self.waiting_for.cancel(msg=message):
             self.cancelled_by = deferred  # It learns of it when it waits again.
         return LATER
@@ -91,16 +92,8 @@ class _Runner:
     def wake(self, _: object = None) -> None:
         """Step the coroutine now, or right after the runner being stepped now."""
         _agenda.queue.append(self)
-        if _agenda.running:
-            return
-        _agenda.running = True
-        try:
-            while _agenda.queue:
-                _agenda.queue.popleft().step()
-        finally:
-            _agenda.running = False
-            if _agenda.queue:  # Ctrl-C ended the one just stepped, not these.
-                asyncio.get_running_loop().call_soon(_agenda.queue.popleft().wake)
+        if not _agenda.running:
+            _drain()
 
     def step(self) -> None:
         """Run the coroutine until it waits for something that is not there yet."""
@@ -114,7 +107,7 @@ class _Runner:
         answer = self.read(waited_for) if waited_for is not None else None
         while answer is not LATER:
             if self.cancelled_by is not None:
-                message = self.cancelled_by._cancel_message  # noqa: SLF001
+                message = self.cancelled_by._cancel_message
                 answer, self.cancelled_by = Failure(cancelledError(message)), None
             try:
                 if isinstance(answer, Failure):
@@ -142,7 +135,7 @@ class _Runner:
         if self.gives_results and not asyncio.isfuture(yielded):
             if not inspect.isawaitable(yielded):
                 return yielded  # A plain value comes straight back.
-            yielded = fromCoroutine(_as_coroutine(yielded))
+            yielded = self.context.run(fromCoroutine, _as_coroutine(yielded))
         if yielded is None:  # A bare yield, as asyncio.sleep(0) makes it.
             asyncio.get_running_loop().call_soon(self.wake)
             return LATER
@@ -153,7 +146,7 @@ class _Runner:
                     "nor a future. Await it under the framework it belongs to."
                 )
             )
-        yielded._asyncio_future_blocking = False  # noqa: SLF001 - part of the protocol
+        yielded._asyncio_future_blocking = False
         if yielded.done():
             return self.read(yielded)
         self.watch(yielded)
@@ -166,7 +159,7 @@ class _Runner:
         """Be woken when *future* is done."""
         self.waiting_for = future
         if isinstance(future, Deferred):
-            future._watch(self.wake)  # noqa: SLF001 - the two are one machine
+            future._watch(self.wake)
         else:
             future.add_done_callback(self.wake)
 
@@ -176,7 +169,7 @@ class _Runner:
             return None  # Its own __await__ returns or raises the result.
         try:
             return future.result()
-        except BaseException as error:  # noqa: BLE001 - thrown to where it belongs
+        except BaseException as error:
             return Failure(_without_our_frame(error))
 
     def finish(self, result: Any) -> None:
@@ -187,6 +180,19 @@ class _Runner:
             result.addBoth(self.deferred.callback)
         else:
             self.deferred.callback(result)
+
+
+def _drain() -> None:
+    """Step every runner on the agenda, and those that this puts there."""
+    _agenda.running = True
+    try:
+        while _agenda.queue:
+            _agenda.queue.popleft().step()
+    finally:
+        _agenda.running = False
+        if _agenda.queue:  # Ctrl-C ended the one just stepped, not these.
+            with contextlib.suppress(RuntimeError):  # No loop: the next wake does it.
+                asyncio.get_running_loop().call_soon(_drain)
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
@@ -285,7 +291,7 @@ def maybeDeferred(
         result = function(*args, **kwargs)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # noqa: BLE001 - becomes the failure
+    except BaseException:
         result = Failure()
     if isinstance(result, Deferred):
         return result

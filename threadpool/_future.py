@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -236,7 +235,7 @@ class FutureFace(Generic[T]):
                 continue
             try:
                 context.run(callback, self)
-            except Exception as error:  # noqa: BLE001 - asyncio's rule for callbacks
+            except Exception as error:
                 self.get_loop().call_exception_handler(
                     {
                         "message": f"Exception in done-callback of {self!r}",

@@ -168,7 +168,7 @@ def _at_exit() -> None:
 def _after_fork_in_child() -> None:
     """Start the child with empty crews: threads do not come along."""
     for crew in list(_crews):
-        crew._threads.clear()  # noqa: SLF001 - this room's own class
+        crew._threads.clear()
         crew.team.afterFork()
 
 

@@ -91,7 +91,7 @@ def execute(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Defe
         return succeed(function(*args, **kwargs))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:  # noqa: BLE001 - becomes the failure
+    except BaseException:
         return fail()
 
 

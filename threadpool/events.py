@@ -9,28 +9,23 @@ Source: the reactor's pending-event queue of the 2002 paper, and trio's entry qu
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
-import functools
 import logging
-import threading
 import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import threadable
-from threadable import _switch
 from threadpool import ticker
 from threadpool._deferred import Deferred
-from threadpool.error import LoopClosed, WrongThread
+from threadpool.error import LoopClosed
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, Callable
 
 
-__all__ = ["Event", "PendingEvents", "here", "hereOrNone", "install"]
+__all__ = ["Event", "PendingEvents"]
 
 _log = logging.getLogger(__name__)
 
@@ -179,7 +174,7 @@ class PendingEvents:
     def deferred(self) -> Deferred[Any]:
         """Make a Deferred that belongs to this loop."""
         deferred: Deferred[Any] = Deferred()
-        deferred._loop = self.loop  # noqa: SLF001 - known here without asking
+        deferred._loop = self.loop
         return deferred
 
     def later(self, seconds: float, function: Callable[[], object]) -> None:
@@ -274,7 +269,6 @@ class PendingEvents:
                 self._queue.popleft().happen()
             except Exception:
                 _log.exception("A pending event failed; the others go on")
-        _leave(self)
 
     def _abandon(self) -> None:
         self._closed = True
@@ -290,114 +284,3 @@ class PendingEvents:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<PendingEvents {state}, {len(self._queue)} pending>"
-
-
-class _Here(threading.local):
-    """What the current thread's loop is, as of its last use."""
-
-    events: PendingEvents | None = None
-    installed: PendingEvents | None = None
-
-
-_here = _Here()
-
-_nowhere = PendingEvents(lambda _: None)
-
-# The queue found last, by any thread: a loop runs in one thread only, so whoever finds
-# its own loop here has found its own queue. Spares a look at `_here`.
-_last: PendingEvents = _nowhere
-
-
-def here() -> PendingEvents:
-    """Return the queue of the loop that runs in this thread.
-
-    Raises:
-        WrongThread: no loop runs here.
-    """
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        events = _here.installed
-        if events is not None and not events.closed:
-            return events
-        raise WrongThread(
-            "No event loop runs in this thread, so there is nowhere for the answer to "
-            "come home to. Call this from a coroutine or a callback; from another "
-            "thread, use threadpool.threads.blockingCallFromThread."
-        ) from None
-    last = _last
-    if last.loop is loop and not last._closed:
-        return last
-    return _find(loop)
-
-
-def hereOrNone() -> PendingEvents | None:
-    """Return the queue of the loop that runs in this thread, or None without one."""
-    try:
-        return here()
-    except WrongThread:
-        return None
-
-
-def _find(loop: asyncio.AbstractEventLoop) -> PendingEvents:
-    global _last  # noqa: PLW0603 - a cache
-    events = _here.events
-    if events is None or events.loop is not loop or events.closed:
-        events = _adopt(loop)
-    _last = events
-    return events
-
-
-def install(events: PendingEvents | None) -> None:
-    """Make *events* the queue of this thread, for a loop that is not asyncio's.
-
-    Args:
-        events: the queue; None takes it back.
-    """
-    if events is not None:
-        threadable.registerAsIOThread()
-    elif _here.installed is not None:
-        _switch.forget_io_thread()
-    _here.installed = events
-
-
-def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
-    # Passes run in a context of their own: call_soon would copy the current one, and
-    # a pass belongs to nobody.
-    context = contextvars.Context()
-    if _here.events is not None:
-        _leave(_here.events)  # Its loop was closed without a word to us.
-    events = PendingEvents(
-        functools.partial(loop.call_soon_threadsafe, context=context),
-        soon=functools.partial(loop.call_soon, context=context),
-        later=loop.call_later,
-        loop=loop,
-    )
-    threadable.registerAsIOThread()
-    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
-    # generator of ours that is suspended then learns in this way that the loop ends.
-    sentinel = _close_at_the_end(events)
-    try:
-        sentinel.asend(None).send(None)
-    except StopIteration:
-        pass  # It runs up to its yield, without waiting for anything.
-    events.sentinel = sentinel
-    _here.events = events
-    return events
-
-
-def _leave(events: PendingEvents) -> None:
-    """Forget *events* and its loop in this thread, if it is this thread's."""
-    global _last  # noqa: PLW0603 - a cache
-    if _last is events:
-        _last = _nowhere
-    if _here.events is events:
-        _here.events = None
-        _switch.forget_io_thread()
-
-
-async def _close_at_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        events.close()

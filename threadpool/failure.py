@@ -150,7 +150,7 @@ class Failure:
         """Return the exception's text alone, without its class; never raises."""
         try:
             return str(self.value)
-        except Exception:  # noqa: BLE001 - a broken __str__ must not hide the fault
+        except Exception:
             return f"<unprintable {self.type.__qualname__}>"
 
     def getTraceback(self, detail: str = "default") -> str:
@@ -175,7 +175,7 @@ class Failure:
             lines = traceback.format_exception(
                 self.type, self.value, self.tb, limit=limit, chain=detail != "brief"
             )
-        except Exception:  # noqa: BLE001 - see getErrorMessage
+        except Exception:
             lines = [*traceback.format_tb(self.tb), f"{self!s}\n"]
         if detail == "verbose" and self._variables:
             lines.append(self._variables)
@@ -229,7 +229,7 @@ class Failure:
 
 def _unpickle(value: BaseException, text: str) -> Failure:
     failure = Failure(value)
-    failure._text = text  # noqa: SLF001 - our own class
+    failure._text = text
     return failure
 
 
@@ -240,7 +240,7 @@ def _render_variables(tb: TracebackType | None) -> str:
         for name, value in frame.f_locals.items():
             try:
                 text = repr(value)
-            except Exception as error:  # noqa: BLE001 - see getErrorMessage
+            except Exception as error:
                 text = f"<unprintable: {type(error).__name__}>"
             lines.append(f"    {name} = {text[:200]}\n")
     return "".join(lines)

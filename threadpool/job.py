@@ -19,13 +19,12 @@ from threadpool.error import LoopClosed, WorkerInterrupted
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
-    import contextvars
     from collections.abc import Callable
 
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
-__all__ = ["Job", "JobState", "failure_of"]
+__all__ = ["QUEUED", "Job", "JobState", "failure_of"]
 
 T = TypeVar("T")
 
@@ -51,7 +50,7 @@ class JobState(enum.Enum):
 
 
 # Reading a member off its class costs as much as calling a function.
-_QUEUED = JobState.QUEUED
+QUEUED = JobState.QUEUED
 
 
 class Job(Deferred[T]):
@@ -96,7 +95,7 @@ class Job(Deferred[T]):
         self.home = home
         if home is not None:
             self._loop = home.loop
-        self.state = _QUEUED
+        self.state = QUEUED
         self.function: Any = function
         self.args: Any = args
         self.kwargs: Any = kwargs

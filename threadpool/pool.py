@@ -14,16 +14,16 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from threadable import _switch
-from threadpool import events
-from threadpool._deferred import Deferred
 from threadpool.crew import Crew, ThreadWorker
 from threadpool.error import WrongThread
 from threadpool.failure import Failure
+from threadpool.home import here
 from threadpool.job import Job, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from threadpool._deferred import Deferred
     from threadpool.stats import TeamStats
 
 __all__ = ["ThreadPool"]
@@ -53,7 +53,7 @@ class _CallWorker(ThreadWorker[Job[Any]]):
                 job.outcome = job.context.run(function, *args, **kwargs)
             else:
                 job.outcome = job.context.run(function, *args)
-        except BaseException as error:  # noqa: BLE001 - it is the outcome
+        except BaseException as error:
             job.outcome = failure_of(error)
         self.job = None
         return True
@@ -149,7 +149,7 @@ class ThreadPool:
         Raises:
             WrongThread: no event loop runs here.
         """
-        home = events.here()
+        home = here()
         closed: Deferred[None] = home.deferred()
         self._team.close(lambda: home.fire(closed, None))
         _switch.pool_stopped(self)
@@ -208,7 +208,7 @@ class ThreadPool:
         kwargs: dict[str, Any],
     ) -> Deferred[T]:
         team = self._team
-        job = Job(events.here(), function, args, kwargs, team)
+        job = Job(here(), function, args, kwargs, team)
         try:
             team.submit(job)
         except RuntimeError:  # A PoolError, or no thread could be started.
@@ -295,7 +295,7 @@ def _telling(
     succeeded, result = True, None
     try:
         result = function(*args, **kwargs)
-    except BaseException:  # noqa: BLE001 - it is the outcome
+    except BaseException:
         succeeded, result = False, Failure()
     if on_result is None:
         return

@@ -17,8 +17,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
 
-from threadpool import events
 from threadpool.error import AlreadyCalled, AlreadyCancelled, LoopClosed
+from threadpool.home import here
 from threadpool.pool import ThreadPool
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class Reactor:
 
     def _adopt(self) -> PendingEvents:
         """Return the queue of the loop that runs here, and make it ours if we may."""
-        home = events.here()
+        home = here()
         if home is not self._home:
             with self._lock:
                 if self._home is None or self._home.closed:

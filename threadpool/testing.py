@@ -247,7 +247,7 @@ class MemoryWorker(Generic[J]):
         job.clear()
         try:
             job.outcome = job.context.run(function, *args, **kwargs)
-        except BaseException as error:  # noqa: BLE001 - it is the outcome
+        except BaseException as error:
             job.outcome = failure_of(error)
         self.job = None
 
@@ -298,7 +298,7 @@ class MemoryWorker(Generic[J]):
                     self._team.gone(self)
         except _Abandoned:
             return
-        except BaseException as error:  # noqa: BLE001 - raised again in step()
+        except BaseException as error:
             self._error = error
         self.doing = "gone"
         self._stopped.release()

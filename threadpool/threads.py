@@ -40,4 +40,4 @@ def deferToThread(
     Raises:
         WrongThread: no event loop runs here.
     """
-    return reactor.getThreadPool()._defer(function, args, kwargs)  # noqa: SLF001
+    return reactor.getThreadPool()._defer(function, args, kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from enterprise.drivers.base import Driver, Lane, TransactionState
+from enterprise.drivers.base import Driver, TransactionState
 
 __all__ = ["PostgresDriver"]
 

@@ -95,9 +95,9 @@ class SQLiteDriver(Driver):
             raw.execute("pragma journal_mode = wal")
         else:
             _log.warning(
-                "%s keeps its journal mode %r, in which readers and the writer wait for "
-                "each other. Pass cp_wal=True to change the file to WAL, cp_wal=False "
-                "to silence this.",
+                "%s keeps its journal mode %r, in which readers and the writer wait "
+                "for each other. Pass cp_wal=True to change the file to WAL, or "
+                "cp_wal=False to silence this.",
                 self.name,
                 mode,
             )

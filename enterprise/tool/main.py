@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed("Interrupted.", INTERRUPTED)
     except asyncio.CancelledError:
         return _failed("Terminated.", TERMINATED)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a person must read it
+    except Exception as error:
         return _failed(complaint(error), 1)
     return 0
 

@@ -162,7 +162,7 @@ def displayOn(stream: TextIO) -> Display:
     """
     if stream.isatty():
         try:
-            from rich import console, progress  # noqa: PLC0415 - an extra of ours
+            from rich import console, progress
         except ImportError:
             return Lines(stream)
         return Bar(

@@ -94,7 +94,7 @@ def test_a_value_can_be_written_in_five_ways(line):
 
 
 def test_a_value_may_begin_with_a_dash():
-    """What follows an option that takes a value is its value, whatever it looks like."""
+    """What follows an option is its value, whatever it looks like."""
     assert parse("--log-file --quiet a")["log-file"] == "--quiet"
     assert parse("--log-file= a")["log-file"] == ""
 
@@ -139,7 +139,7 @@ def test_port_coerce_knows_ports():
     """`portCoerce` gives an int between 0 and 65535."""
     assert [usage.portCoerce(p) for p in ("0", "65535")] == [0, 65535]
     for wrong in ("-1", "65536", "x", ""):
-        with pytest.raises(ValueError, match="port|literal"):
+        with pytest.raises(ValueError, match=r"port|literal"):
             usage.portCoerce(wrong)
 
 

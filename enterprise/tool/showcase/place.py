@@ -95,8 +95,8 @@ def givenPlace(url: str) -> Iterator[Place]:
 
 
 def _sqlite_file(url: str) -> Path | None:
-    from sqlalchemy.engine import make_url  # noqa: PLC0415 - a heavy import
-    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415 - same
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
 
     try:
         read = make_url(url)

@@ -1,0 +1,231 @@
+"""The chain inside a Deferred: its state, and the engine that runs its callbacks.
+
+Loop thread only. A chain is at rest when it has a result and nothing left to do; then
+whoever awaits it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from threadpool._future import UNFIRED, FutureFace
+from threadpool.error import AlreadyCalledError
+from threadpool.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LATER", "Chain", "cancelledError"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("threadpool.defer")
+
+
+class _Later:
+    """What a canceller returns when the answer comes later."""
+
+    def __repr__(self) -> str:
+        return "LATER"
+
+
+LATER: Final = _Later()
+
+
+class _Guard:
+    """Reports a failure that nobody looked at, when its Deferred is forgotten.
+
+    A separate object, because only a Deferred that failed pays for it; a `__del__`
+    on Deferred itself would be paid for by every one.
+    """
+
+    __slots__ = ("described", "failure")
+
+    def __init__(self, failure: Failure, described: str) -> None:
+        self.failure: Failure | None = failure
+        self.described = described
+
+    def __del__(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is None:
+            return
+        _log.error(
+            "Unhandled failure in %s: %s. Nobody awaited it and no errback saw it; "
+            "add one, or await it.",
+            self.described,
+            failure,
+            exc_info=(failure.type, failure.value, failure.tb),
+            extra={"failure": failure},
+        )
+
+
+def cancelledError(msg: object) -> asyncio.CancelledError:
+    """Make the CancelledError that `cancel(msg)` asks for."""
+    return asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+
+
+class Chain(FutureFace[T]):
+    """A result, the callbacks that wait for it, and whoever awaits the last of them.
+
+    Args:
+        canceller: see `Deferred`.
+    """
+
+    __slots__ = ("__weakref__", "_canceller", "_guard", "_swallow")
+
+    def __init__(self, canceller: Callable[[Any], object] | None = None) -> None:
+        self._result: Any = UNFIRED
+        self._at_rest = False
+        self._late_cancel = False
+        # Pairs (callback, errback); or (None, outer) for a Deferred `outer` whose
+        # chain waits for this one.
+        self._callbacks: list[tuple[Any, Any]] | None = None
+        self._canceller = canceller
+        self._inner: Chain[Any] | None = None
+        self._paused = 0
+        self._running = False
+        self._swallow = False
+        self._waiters = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cancel_message: object = None
+        self._asyncio_future_blocking = False
+
+    def _fire(self, result: Any, *, directly: bool) -> None:
+        if self._result is not UNFIRED:
+            if self._swallow:
+                self._swallow = False
+                return
+            raise AlreadyCalledError(
+                f"{self!r} was fired a second time, with {result!r}. It keeps its "
+                "first result; find who fires it twice."
+            )
+        self._result = result
+        self._canceller = None  # It may hold whatever the work held.
+        if self._callbacks or self._paused:
+            self._run(directly=directly)
+        else:
+            self._settle(directly=directly)
+
+    def _settle(self, *, directly: bool) -> None:
+        """The chain has come to rest: tell whoever waits."""
+        self._at_rest = True
+        if isinstance(self._result, Failure):
+            self._arm(self._result)
+        if self._waiters is not None:
+            self._notify(directly=directly)
+
+    def _run(self, *, directly: bool = False) -> None:
+        """Run this chain as far as it goes, then those that waited for it.
+
+        A loop and not a recursion, so that chains of any length resolve.
+        """
+        if self._running:
+            return  # A callback added a callback: the run below us will see it.
+        going: list[Chain[Any]] = [self]
+        try:
+            while going:
+                current = going[-1]
+                outer = current._advance()
+                if outer is not None:
+                    going.append(outer)
+                    continue
+                going.pop()
+                if not (current._paused or current._inner or current._callbacks):
+                    current._settle(directly=directly)
+        except BaseException:
+            # Ctrl-C in a callback stops the loop, not these chains: whoever waits
+            # for them must hear of it if the loop ever goes on.
+            for stopped in going:
+                if stopped._callbacks or stopped._waiters is not None:
+                    with contextlib.suppress(RuntimeError):  # There is no loop here.
+                        stopped.get_loop().call_soon(stopped._run)
+                elif not stopped._paused:
+                    stopped._at_rest = True
+            raise
+
+    def _advance(self) -> Chain[Any] | None:
+        """Run callbacks until the chain rests, waits, or sets another one going.
+
+        Returns:
+            A Deferred that waited for this one and has its result now.
+        """
+        steps = self._callbacks
+        if not steps or self._paused or self._inner is not None:
+            return None
+        position = 0
+        self._running = True
+        result = self._result
+        try:
+            # Not a for loop: callbacks may add callbacks, and pause the chain.
+            while position < len(steps) and not self._paused:
+                callback, errback = steps[position]
+                position += 1
+                if callback is None and isinstance(errback, Chain):
+                    errback._take(result)
+                    result = None
+                    return errback
+                step = errback if isinstance(result, Failure) else callback
+                if step is None:
+                    continue
+                if isinstance(result, Failure):
+                    self._mark_handled()
+                try:
+                    result = step(result)
+                except (KeyboardInterrupt, SystemExit) as error:
+                    result = Failure(error)
+                    raise
+                except BaseException as error:
+                    # Without our own frame: the traceback begins at the callback.
+                    # It would also tie a knot that only the collector could undo, and
+                    # an unhandled failure would be reported late.
+                    tb = error.__traceback__
+                    result = Failure(error.with_traceback(tb.tb_next if tb else None))
+                if isinstance(result, Chain):
+                    result = self._wait_for(result)
+                    if self._inner is not None:
+                        return None
+        finally:
+            self._running = False
+            self._result = result
+            del steps[:position]
+        return None
+
+    def _wait_for(self, inner: Chain[Any]) -> Any:
+        """Take *inner*'s result if it is there; else wait for it."""
+        if inner is self:
+            return Failure(
+                RuntimeError(
+                    f"A callback of {self!r} returned this very Deferred, which "
+                    "would wait for itself for ever. Return the value instead."
+                )
+            )
+        if inner._at_rest:
+            result, inner._result = inner._result, None
+            inner._mark_handled()
+            return result
+        self._inner = inner
+        if inner._callbacks is None:
+            inner._callbacks = [(None, self)]
+        else:
+            inner._callbacks.append((None, self))
+        return inner
+
+    def _take(self, result: Any) -> None:
+        """Receive the result of the Deferred this chain waits for."""
+        if isinstance(result, Failure) and self._inner is not None:
+            self._inner._mark_handled()
+        self._inner = None
+        self._result = result
+
+    def _arm(self, failure: Failure) -> None:
+        self._mark_handled()  # A guard from an earlier rest has nothing to say now.
+        if not isinstance(failure.value, asyncio.CancelledError):
+            self._guard = _Guard(failure, f"Deferred at {id(self):#x}")
+
+    def _mark_handled(self) -> None:
+        guard = getattr(self, "_guard", None)
+        if guard is not None:
+            guard.failure = None

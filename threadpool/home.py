@@ -1,0 +1,134 @@
+"""Home: which loop runs in this thread, and the queue that leads to it.
+
+Any thread may ask. A loop is adopted when it is first asked for, and let go when it
+ends: asyncio tells by `shutdown_asyncgens`, which `asyncio.run` calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import threading
+from typing import TYPE_CHECKING
+
+import threadable
+from threadable import _switch
+from threadpool.error import WrongThread
+from threadpool.events import PendingEvents
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+__all__ = ["here", "hereOrNone", "install"]
+
+
+class _Here(threading.local):
+    """What the current thread's loop is, as of its last use."""
+
+    events: PendingEvents | None = None
+    installed: PendingEvents | None = None
+
+
+_here = _Here()
+
+_nowhere = PendingEvents(lambda _: None)
+
+# The queue found last, by any thread: a loop runs in one thread only, so whoever finds
+# its own loop here has found its own queue. Spares a look at `_here`.
+_last: PendingEvents = _nowhere
+
+
+def here() -> PendingEvents:
+    """Return the queue of the loop that runs in this thread.
+
+    Raises:
+        WrongThread: no loop runs here.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        events = _here.installed
+        if events is not None and not events.closed:
+            return events
+        raise WrongThread(
+            "No event loop runs in this thread, so there is nowhere for the answer to "
+            "come home to. Call this from a coroutine or a callback; from another "
+            "thread, use threadpool.threads.blockingCallFromThread."
+        ) from None
+    last = _last
+    if last.loop is loop and not last._closed:
+        return last
+    return _find(loop)
+
+
+def hereOrNone() -> PendingEvents | None:
+    """Return the queue of the loop that runs in this thread, or None without one."""
+    try:
+        return here()
+    except WrongThread:
+        return None
+
+
+def _find(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    global _last  # noqa: PLW0603 - a cache
+    events = _here.events
+    if events is None or events.loop is not loop or events.closed:
+        events = _adopt(loop)
+    _last = events
+    return events
+
+
+def install(events: PendingEvents | None) -> None:
+    """Make *events* the queue of this thread, for a loop that is not asyncio's.
+
+    Args:
+        events: the queue; None takes it back.
+    """
+    if events is not None:
+        threadable.registerAsIOThread()
+    elif _here.installed is not None:
+        _switch.forget_io_thread()
+    _here.installed = events
+
+
+def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    # Passes run in a context of their own: call_soon would copy the current one, and
+    # a pass belongs to nobody.
+    context = contextvars.Context()
+    if _here.events is not None:
+        _leave(_here.events)  # Its loop was closed without a word to us.
+    events = PendingEvents(
+        functools.partial(loop.call_soon_threadsafe, context=context),
+        soon=functools.partial(loop.call_soon, context=context),
+        later=loop.call_later,
+        loop=loop,
+    )
+    threadable.registerAsIOThread()
+    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
+    # generator of ours that is suspended then learns in this way that the loop ends.
+    sentinel = _close_at_the_end(events)
+    with contextlib.suppress(StopIteration):  # Reaches its yield without waiting.
+        sentinel.asend(None).send(None)
+    events.sentinel = sentinel
+    _here.events = events
+    return events
+
+
+def _leave(events: PendingEvents) -> None:
+    """Forget *events* and its loop in this thread, if it is this thread's."""
+    global _last  # noqa: PLW0603 - a cache
+    if _last is events:
+        _last = _nowhere
+    if _here.events is events:
+        _here.events = None
+        _switch.forget_io_thread()
+
+
+async def _close_at_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        events.close()
+        _leave(events)

@@ -1,0 +1,280 @@
+"""The roster: who is where, what waits, and who is called for it. Rules, no actions.
+
+Every method here runs with the team's lock held, in constant time, and tells the team
+what to do when the lock is free again. The waking rule stands here and nowhere else.
+
+Source: httpcore's pool, whose one deciding method returns what its caller shall do.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
+
+from threadpool import ticker
+from threadpool.error import PoolClosed, PoolError, PoolFull
+from threadpool.job import QUEUED, Job, JobState
+from threadpool.stats import TeamStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from threadpool.events import PendingEvents
+
+__all__ = ["Place", "Roster", "Worker"]
+
+# Another worker is woken when the jobs that wait would keep those awake for longer
+# than this: about what it costs to wake one and have it fight for the GIL. Measured
+# with SQLite look-ups of 8 us: at 50 us the workers wake each other all the time and
+# halve the throughput, at 1 ms jobs of 2 ms do not spread over 8 workers fast enough.
+WAKE_SECONDS: Final = 0.000150
+
+# Nobody has pulled a job for this long: then everybody awake is inside a long one,
+# and the next job must not wait for them.
+STALL_SECONDS: Final = 0.000300
+
+# The shortest recent job time grows by this factor with every longer job, so that it
+# follows when the work changes. The shortest, because a mean would include the waits
+# for the GIL: the more workers, the longer the jobs seem, the more workers are woken.
+FORGETTING: Final = 1.02
+
+
+J = TypeVar("J", bound=Job[Any])
+
+# Reading a member off its class costs as much as calling a function.
+_RUNNING = JobState.RUNNING
+
+
+class Place(enum.IntEnum):
+    """Where a worker is."""
+
+    HIRED = 0  # Its thread is being started.
+    PREPARING = 1  # Getting ready, which may take long: connecting, say.
+    AWAKE = 2  # Running a job, or on its way to one.
+    IDLE = 3  # Parked.
+    LEAVING = 4  # Takes no more jobs; still has something to put away.
+
+
+_PREPARING = Place.PREPARING
+_AWAKE = Place.AWAKE
+
+
+class Worker(Protocol[J]):
+    """What the team asks of a worker. All but `wake` on the worker's own thread."""
+
+    place: Place
+    """Set by the team, guarded by its lock; HIRED at first."""
+
+    ready: bool
+    """Whether it can run a job right now, without `prepare`."""
+
+    job: J | None
+    """What it runs at the moment."""
+
+    def prepare(self) -> bool:
+        """Become ready, however long that takes; False to resign."""
+        ...
+
+    def run(self, job: J) -> bool:
+        """Do *job* and keep its outcome in it; never raises.
+
+        Returns:
+            False when the job was handed to another team, which then delivers it.
+        """
+        ...
+
+    def park(self, seconds: float) -> bool:
+        """Wait until woken, for *seconds* at the most; False when they passed first."""
+        ...
+
+    def wake(self) -> None:
+        """End the `park` that goes on or comes next. Any thread, once for each."""
+        ...
+
+
+class Roster(Generic[J]):
+    """The state of a team; see `Team`.
+
+    Args:
+        name: for texts.
+        minimum: workers that stay although there is nothing to do.
+        maximum: workers at the most.
+        backlog: jobs that may wait beyond one for each worker; None for no bound.
+        idle_seconds: how long a worker above the minimum waits for work.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        minimum: int,
+        maximum: int,
+        backlog: int | None,
+        idle_seconds: float,
+    ) -> None:
+        self.name = name
+        self._lock = threading.Lock()
+        # All fields below guarded by: _lock.
+        self.minimum = minimum
+        self.maximum = maximum
+        self.backlog = backlog
+        self._limit = bound(maximum, backlog)  # Of unfinished jobs; -1: closed.
+        self.idle_seconds = idle_seconds
+        self._queue: deque[J] = deque()
+        self._skipped = 0  # Jobs in the queue that were removed: workers skip them.
+        self._idle: list[Worker[J]] = []  # The last to park is the first to be woken.
+        self._crew: set[Worker[J]] = set()  # Those whose thread is here.
+        self._size = 0  # Workers in all places.
+        self._at = [0] * len(Place)
+        # Who was woken and is not here yet (None: nobody). One at a time: each may
+        # find that there is nothing left, and will see to it itself if there is more.
+        self._coming: Worker[J] | Literal["hired"] | None = None
+        self._open = False
+        self._closed = False
+        self._shortest = math.inf  # Seconds; see FORGETTING.
+        self._last_pull = 0.0  # Seconds of time.monotonic().
+        self._home: PendingEvents | None = None  # Where the last job came from.
+        self._unfinished = 0
+        self._finished = self._removed = self._refused = 0
+        self._most_workers = self._most_unfinished = 0
+        self._wait_seconds = self._run_seconds = 0.0
+        self._when_gone: list[Callable[[], None]] = []
+
+    def _pull(self, worker: Worker[J], now: float) -> J | None:
+        """Take the next job for *worker*; where there is none it becomes idle."""
+        queue = self._queue
+        while queue:
+            job = queue.popleft()
+            if job.state is QUEUED:
+                job.state = _RUNNING
+                self._wait_seconds += now - job.queued_at
+                self._last_pull = now
+                return job
+            self._skipped -= 1
+        self._move(worker, Place.IDLE)
+        self._idle.append(worker)
+        return None
+
+    def tick(self, now: float) -> bool:
+        """Be looked at by the ticker; see `Team.tick`."""
+        raise NotImplementedError
+
+    def _call(self, now: float) -> Worker[J] | Literal["hired"] | None:
+        """Decide who is to come for the jobs that wait: the waking rule.
+
+        Returns:
+            A parked worker, no longer idle, that must be woken; "hired" when a new
+            one must be; None when those awake will do, or there is nobody else.
+        """
+        if self._coming is not None or not self._open:
+            return None
+        at = self._at
+        waiting = len(self._queue) - self._skipped
+        if waiting <= 0:
+            return None
+        awake = at[_AWAKE]
+        if (
+            awake
+            and waiting * self._shortest <= WAKE_SECONDS * awake
+            and now - self._last_pull <= STALL_SECONDS
+        ):
+            if self not in ticker.watched:
+                ticker.watch(self)
+            return None
+        if self._idle:
+            self._coming = comer = self._idle.pop()
+            self._move(comer, Place.AWAKE)
+            return comer
+        # Each one that gets ready will take a job by itself.
+        if waiting > at[_PREPARING] and self._size < self.maximum:
+            self._enlist()
+            self._coming = "hired"
+            return "hired"
+        return None
+
+    def _wants_help(self) -> bool:
+        """Say whether jobs wait that somebody else could come for."""
+        waiting = len(self._queue) - self._skipped
+        return waiting > 0 and (
+            bool(self._idle)
+            or (waiting > self._at[_PREPARING] and self._size < self.maximum)
+        )
+
+    def _greet(self, home: PendingEvents | None) -> None:
+        if home is not None:
+            home.closers.add(self)  # We hear of the end of every loop we work for.
+            self._home = home
+
+    def _enlist(self) -> None:
+        self._size += 1
+        self._at[Place.HIRED] += 1
+        self._most_workers = max(self._most_workers, self._size)
+
+    def _move(self, worker: Worker[J], place: Place) -> None:
+        self._at[worker.place] -= 1
+        self._at[place] += 1
+        worker.place = place
+
+    def _refusal(self) -> PoolError:
+        if self._closed:
+            return PoolClosed(
+                f"{self.name} is closed and takes no more work. Make a new pool, or "
+                "close this one after its last call."
+            )
+        self._refused += 1
+        return PoolFull(
+            f"{self.name} is full: {self._unfinished} unfinished jobs, and its bound "
+            f"is {self._limit:.0f} ({self.maximum} workers and a backlog of "
+            f"{self.backlog}). Work comes in faster than it gets done: submit less at "
+            "a time, or allow a larger backlog.",
+            unfinished=self._unfinished,
+            limit=int(self._limit),
+        )
+
+    def _figures(self) -> TeamStats:
+        return TeamStats(
+            workers=self._size,
+            busy=self._unfinished - len(self._queue) + self._skipped,
+            idle=self._at[Place.IDLE],
+            waiting=len(self._queue) - self._skipped,
+            unfinished=self._unfinished,
+            submitted=self._unfinished + self._finished + self._removed,
+            finished=self._finished,
+            removed=self._removed,
+            refused=self._refused,
+            most_workers=self._most_workers,
+            most_unfinished=self._most_unfinished,
+            wait_seconds=self._wait_seconds,
+            run_seconds=self._run_seconds,
+        )
+
+    def _clear(self) -> None:
+        """Forget every worker and every job."""
+        self._queue.clear()
+        self._idle.clear()
+        self._crew.clear()
+        self._at = [0] * len(Place)
+        self._size = self._skipped = self._unfinished = 0
+        self._coming = None
+        self._when_gone.clear()
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs waiting and running, at this moment."""
+        return self._unfinished
+
+    def __repr__(self) -> str:
+        stats = self._figures()
+        state = "closed" if self._closed else "open" if self._open else "not started"
+        return (
+            f"<Team {self.name} {state}, {stats.busy} busy, {stats.idle} idle, "
+            f"{stats.waiting} waiting>"
+        )
+
+
+def bound(maximum: int, backlog: int | None) -> float:
+    """Return how many unfinished jobs there may be."""
+    return math.inf if backlog is None else maximum + backlog
