@@ -62,7 +62,12 @@ class Group:
             yield Case(cost.contender)
 
 
+# Neither races nor costs: a method call takes nanoseconds, so benchmarks.ground_floor
+# measures all its variants in turns within one process.
+GROUND_FLOOR = Group("ground_floor", "A synchronized method beside one locked by hand")
+
 GROUPS = (
+    GROUND_FLOOR,
     Group(
         "noop",
         "A call that does nothing, through a thread and back",

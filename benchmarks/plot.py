@@ -61,9 +61,10 @@ def draw(axis, panel: list[Line]) -> None:
     axis.invert_yaxis()
     axis.margins(x=0.15)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.set_title(f"{panel[0].load} ({panel[0].unit})".strip(), loc="left", fontsize=9)
+    load_and_unit = ", ".join(filter(None, (panel[0].load, panel[0].unit)))
+    axis.set_title(load_and_unit, loc="left", fontsize=9)
 
 
 def is_ours(row: Line) -> bool:
-    """In a race it is; of the costs, those with a limit are what we answer for."""
-    return row.contender == OURS or (not row.load and bool(row.required))
+    """Of the costs, those with a limit are what we answer for."""
+    return row.contender == OURS or row.required.startswith("≤")

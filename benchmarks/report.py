@@ -43,8 +43,10 @@ class Line:
         return (max(self.samples) - min(self.samples)) / 2 / self.median
 
     def cells(self) -> tuple[str, ...]:
-        median = "" if self.median is None else f"{figure(self.median)} {self.unit}"
-        spread = "" if self.median is None else f"{self.spread:.0%}"
+        median = (
+            "" if self.median is None else f"{figure(self.median)} {self.unit}".rstrip()
+        )
+        spread = f"{self.spread:.0%}" if len(self.samples) > 1 else ""
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         return (
             *(self.load, self.contender, median, spread),
@@ -110,7 +112,9 @@ def figure(value: float) -> str:
 def table(rows: Iterable[Line]) -> str:
     """Give a Markdown table that is aligned, so that a terminal can show it as well."""
     body = [row.cells() for row in rows]
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *body, strict=True)]
+    # At least 3, or the rule below would not be Markdown.
+    columns = zip(HEADINGS, *body, strict=True)
+    widths = [max(3, *map(len, column)) for column in columns]
     rule = [
         "-" * (width - 1) + (":" if heading in NUMBERS else "-")
         for heading, width in zip(HEADINGS, widths, strict=True)

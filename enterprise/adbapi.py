@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from enterprise import jobs
 from enterprise.office import Office
 from enterprise.options import Options
-from enterprise.source import driver_for
+from enterprise.source import driverFor
 from threadpool.home import here, hereOrNone
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ConnectionPool:
     def __init__(self, source: object, *connargs: Any, **connkw: Any) -> None:
         self.options, theirs = Options.split(connkw)
         options = self.options
-        self.driver = driver_for(
+        self.driver = driverFor(
             source,
             connargs,
             theirs,
@@ -218,6 +218,8 @@ class ConnectionPool:
         readonly: bool,
     ) -> Deferred[T]:
         _require_plain(function)
+        if kind is jobs.Interaction:
+            _require_own_names(function)
         crew = self._office.reader if readonly else self._office.writer
         job = kind(here(), function, args, kwargs, crew.team, readonly=readonly)
         return self._office.submit(job)
@@ -276,6 +278,19 @@ def _require_statement(statement: object) -> None:
         raise TypeError(
             f"The statement is {type(statement).__name__}, not a string. Pass SQL as "
             "text, and values as the parameters after it."
+        )
+
+
+def _require_own_names(function: object) -> None:
+    """Refuse functions that would never get their argument, since we take it."""
+    code = getattr(function, "__code__", None)  # A partial has none, and is the cure.
+    if code is None:
+        return
+    theirs = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    if "readonly" in theirs:
+        raise TypeError(
+            f"{function!r} has a parameter 'readonly', and runInteraction takes that "
+            "word itself. Bind it: functools.partial(function, readonly=...)."
         )
 
 

@@ -22,6 +22,8 @@ from threadpool.job import Job
 if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.worker import ConnectionWorker
+    from threadpool.events import PendingEvents
+    from threadpool.team import Team
 
 __all__ = [
     "DatabaseJob",
@@ -43,8 +45,16 @@ class DatabaseJob(Job[T]):
 
     __slots__ = ("cancel_wanted", "committed", "may_move", "stop_error", "worker")
 
-    def __init__(self, *arguments: Any, may_move: bool = False) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        home: PendingEvents,
+        function: Any,
+        args: Any,
+        kwargs: Any,
+        team: Team[Any],
+        may_move: bool = False,
+    ) -> None:
+        Job.__init__(self, home, function, args, kwargs, team)
         # Set on the loop's thread, once; read by the worker between its steps.
         self.cancel_wanted = False
         self.committed = False
@@ -63,6 +73,19 @@ class DatabaseJob(Job[T]):
         if self.cancel_wanted:
             raise CancelledError
 
+    def _roll_back(self, driver: Driver, raw: Any) -> None:
+        """Leave no transaction behind for the next job, after an error."""
+        try:
+            driver.rollback(raw)
+        except Exception as error:
+            if self.worker is not None:
+                self.worker.discard()
+            _log.warning(
+                "A rollback failed (%s: %s); the connection is closed.",
+                type(error).__name__,
+                error,
+            )
+
     def stopRunning(self) -> object:
         """Have the statement stopped where it runs; the worker then confirms it."""
         self.cancel_wanted = True
@@ -80,6 +103,7 @@ class DatabaseJob(Job[T]):
         if self.committed or not isinstance(self.outcome, Failure):
             self._late_cancel = self.stop_error is None
         else:
+            self._late_cancel = False  # Where a reader's attempt had set it.
             self.outcome = Failure(
                 self.stop_error or cancelledError(self._cancel_message)
             )
@@ -98,7 +122,11 @@ class Query(DatabaseJob["list[Any]"]):
     def do(self, driver: Driver, raw: Any) -> list[Any]:
         """Run it."""
         sql, params = self.args
-        return driver.query(raw, sql, params)
+        try:
+            return driver.query(raw, sql, params)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
 
 
 class Operation(DatabaseJob[None]):
@@ -109,7 +137,11 @@ class Operation(DatabaseJob[None]):
     def do(self, driver: Driver, raw: Any) -> None:
         """Run it."""
         sql, params = self.args
-        driver.operate(raw, sql, params)
+        try:
+            driver.operate(raw, sql, params)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
 
 
 class WholeResult(DatabaseJob[Result]):
@@ -120,7 +152,11 @@ class WholeResult(DatabaseJob[Result]):
     def do(self, driver: Driver, raw: Any) -> Result:
         """Run it."""
         sql, params = self.args
-        return driver.result(raw, sql, params)
+        try:
+            return driver.result(raw, sql, params)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
 
 
 class Script(DatabaseJob[None]):
@@ -131,7 +167,11 @@ class Script(DatabaseJob[None]):
     def do(self, driver: Driver, raw: Any) -> None:
         """Run it."""
         (text,) = self.args
-        driver.script(raw, text)
+        try:
+            driver.script(raw, text)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
 
 
 class Interaction(DatabaseJob[T]):
@@ -150,8 +190,8 @@ class Interaction(DatabaseJob[T]):
 
     def _transact(self, driver: Driver, raw: Any) -> T:
         driver.begin(raw, readonly=self.readonly)
-        handle = self._handle(driver, raw)
         try:
+            handle = self._handle(driver, raw)
             try:
                 value: T = self.function(handle, *self.args, **self.kwargs)
                 _refuse_awaitable(value, self.function)
@@ -182,18 +222,6 @@ class Interaction(DatabaseJob[T]):
                 "The transaction was over before the function returned, so there was "
                 "nothing to commit. An error or a COMMIT of its own ended it; leave "
                 "beginning and ending to the pool."
-            )
-
-    def _roll_back(self, driver: Driver, raw: Any) -> None:
-        try:
-            driver.rollback(raw)
-        except Exception as error:
-            if self.worker is not None:
-                self.worker.discard()
-            _log.warning(
-                "A rollback failed (%s: %s); the connection is closed.",
-                type(error).__name__,
-                error,
             )
 
 

@@ -22,6 +22,7 @@ from threadpool.error import PoolClosed, PoolFull
 from threadpool.failure import Failure
 from threadpool.job import JobState
 from threadpool.pool import ThreadPool
+from threadpool.roster import bound
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
@@ -68,11 +69,12 @@ class Office:
         self.crews = self._make_crews()
         self.reader = self.crews.get(Lane.READER) or self.crews[Lane.ANY]
         self.writer = self.crews.get(Lane.WRITER) or self.crews[Lane.ANY]
-        # Where lanes share the bound, no lane can keep it by itself.
-        self._shared_limit = (
+        # Where two lanes share the bound, no lane can keep it by itself; one can.
+        self._first, self._second = self.reader.team, self.writer.team
+        self._limit = (
             math.inf
-            if len(self.crews) == 1 or options.cp_backlog is None
-            else options.cp_max + options.cp_backlog
+            if self._first is self._second
+            else bound(options.cp_max, options.cp_backlog)
         )
 
     def _make_crews(self) -> dict[Lane, Crew[DatabaseJob[Any]]]:
@@ -80,7 +82,8 @@ class Office:
         in_memory = self.driver.lives_in_memory
         keep = 1 if in_memory else options.cp_min
         crews: dict[Lane, Crew[DatabaseJob[Any]]] = {}
-        for lane, maximum in self.driver.lanes(options.cp_max).items():
+        lanes = self.driver.lanes(options.cp_max)
+        for lane, maximum in lanes.items():
             minimum = min(keep, maximum)
             keep -= minimum
             crews[lane] = Crew(
@@ -88,7 +91,8 @@ class Office:
                 functools.partial(ConnectionWorker, self, lane),
                 minimum=minimum,
                 maximum=maximum,
-                backlog=options.cp_backlog,
+                # See `_limit` for the bound that several lanes share.
+                backlog=options.cp_backlog if len(lanes) == 1 else None,
                 idle_seconds=math.inf if in_memory else options.cp_idle,
             )
         return crews
@@ -104,31 +108,31 @@ class Office:
         if self.state == "not started":
             self._open()
         try:
-            if self._shared_limit != math.inf:
-                self._require_room()
+            if self._first.unfinished + self._second.unfinished >= self._limit:
+                raise self._refusal()
             job.team.submit(job)
         except RuntimeError:  # A PoolError, or no thread could be started.
             job.errback()
         return job
 
-    def _require_room(self) -> None:
-        unfinished = sum(crew.team.unfinished for crew in self.crews.values())
-        if unfinished >= self._shared_limit:
-            self.writer.team.refuse()
-            raise PoolFull(
-                f"{self.name} is full: {unfinished} unfinished jobs, and its bound is "
-                f"{self._shared_limit:.0f} ({self.options.cp_max} connections and a "
-                f"backlog of {self.options.cp_backlog}). Work comes in faster than it "
-                "gets done: submit less at a time, or raise cp_backlog.",
-                unfinished=unfinished,
-                limit=int(self._shared_limit),
-            )
+    def _refusal(self) -> PoolFull:
+        unfinished = self._first.unfinished + self._second.unfinished
+        self._second.refuse()
+        return PoolFull(
+            f"{self.name} is full: {unfinished} unfinished jobs, and its bound is "
+            f"{self._limit:.0f} ({self.options.cp_max} connections and a backlog of "
+            f"{self.options.cp_backlog}). Work comes in faster than it gets done: "
+            "submit less at a time, or raise cp_backlog.",
+            unfinished=unfinished,
+            limit=int(self._limit),
+        )
 
-    def pass_on(self, job: DatabaseJob[Any]) -> None:
+    def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
         job.may_move = False
-        job.state = JobState.QUEUED  # Nobody has it at this moment.
+        # The team first: from the next line on the loop's thread may cancel it there.
         job.team = self.writer.team
+        job.state = JobState.QUEUED  # Nobody has it at this moment.
         try:
             job.team.submit(job)
         except RuntimeError:

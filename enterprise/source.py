@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-__all__ = ["driver_for"]
+__all__ = ["driverFor"]
 
 # URLs of asyncio's own drivers, as they get pasted, and what to write here instead.
 _ASYNC_SPELLINGS = {
@@ -32,11 +32,14 @@ _ASYNC_SPELLINGS = {
     "postgresql+pg8000": "postgresql",
 }
 
+# What drivers call the words that nobody may see.
+_SECRETS = ("password", "passwd", "pwd", "sslpassword")
+
 # Which of our extras brings a driver.
 _EXTRAS = {"psycopg": "postgres"}
 
 
-def driver_for(
+def driverFor(
     source: object,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -130,10 +133,10 @@ def _read_url(
         url_args, url_kwargs = dialect().create_connect_args(url)
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigurationError(
-            f"The options of {url.render_as_string(hide_password=True)} cannot be "
-            f"used: {error}. Correct the part after the question mark."
+            f"The options of {_shown(url)} cannot be used: {error}. Correct the part "
+            "after the question mark."
         ) from None
-    name = url.render_as_string(hide_password=True)
+    name = _shown(url)
     module_name = {"pysqlite": "sqlite3"}.get(dialect.driver, dialect.driver)
     if dialect.driver not in ("pysqlite", "psycopg"):
         module_name = _module_of(dialect)
@@ -146,7 +149,7 @@ def _respell(url: URL) -> URL:
         raise ConfigurationError(
             f"{url.drivername}:// URLs name a driver that this pool does not use: it "
             "brings its own threads, or its own loop. Write "
-            f"{url.set(drivername=ours).render_as_string(hide_password=True)!r} "
+            f"{_shown(url.set(drivername=ours))!r} "
             "instead, with the password as it was."
         )
     if url.drivername == "postgresql":
@@ -187,7 +190,11 @@ def _not_installed(name: str) -> ConfigurationError:
     )
 
 
+def _shown(url: URL) -> str:
+    # A password may also stand after the question mark, where SQLAlchemy shows it.
+    url = url.difference_update_query(_SECRETS)
+    return url.render_as_string(hide_password=True)
+
+
 def _secrets(kwargs: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(
-        str(kwargs[key]) for key in ("password", "passwd", "pwd") if kwargs.get(key)
-    )
+    return tuple(str(kwargs[key]) for key in _SECRETS if kwargs.get(key))

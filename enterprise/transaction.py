@@ -9,6 +9,7 @@ attributes that are set, and are closed whatever happens.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
 
 __all__ = ["Connection", "Transaction"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Transaction:
@@ -128,9 +132,11 @@ class Transaction:
     def finish(self) -> None:
         """Close the cursor for good: the function is over."""
         self._ended = True
-        # A broken cursor cannot be closed, and the error it broke with is on its way.
-        with contextlib.suppress(Exception):
+        try:
             self._cursor.close()
+        except Exception as error:
+            # A broken cursor cannot be closed; the error it broke with is on its way.
+            _log.debug("A cursor could not be closed: %s", error)
 
     def _check(self) -> None:
         self._job.check()

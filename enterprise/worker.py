@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.errors import ConnectFailed
 from threadpool.crew import ThreadWorker
-from threadpool.job import failure_of
+from threadpool.job import failureOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class LaneOffice(Protocol):
         """Have the driver stop *job* on *worker*'s connection."""
         ...
 
-    def pass_on(self, job: DatabaseJob[Any]) -> None:
+    def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do *job*, which turned out to write."""
         ...
 
@@ -92,12 +92,13 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def _connect(self) -> Any:
         raw = self.driver.connect(self.lane)
-        if self.office.open_function is not None:
-            try:
+        try:
+            if self.office.open_function is not None:
                 self.office.open_function(raw)
-            except BaseException:
-                self.driver.close(raw)
-                raise
+            self.driver.settle(raw, self.lane)
+        except BaseException:
+            self.driver.close(raw)
+            raise
         return raw
 
     def _explain(self, error: BaseException) -> ConnectFailed:
@@ -118,7 +119,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             job.check()
             job.outcome = job.do(self.driver, self._raw)
         except BaseException as error:
-            if job.may_move and self.driver.refused_to_write(error):
+            if job.may_move and self.driver.refusedToWrite(error):
                 passed_on = True
             else:
                 self.driver.redact(error)
@@ -131,7 +132,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                 job.conclude()
         job.worker = None
         if passed_on:
-            self.office.pass_on(job)
+            self.office.passOn(job)
         return not passed_on
 
     def cancel(self, job: DatabaseJob[Any]) -> None:
@@ -143,7 +144,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
         if self.driver.lost(self._raw, error):
             self.ready = False
-        return failure_of(error)
+        return failureOf(error)
 
     def discard(self) -> None:
         """Let no further job run on this connection."""

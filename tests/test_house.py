@@ -30,6 +30,10 @@ LOOPS = {"gi", "trio", "tkinter", "twisted", "uvloop", "wx", "PySide6", "PyQt6"}
 DRIVERS = {"aiosqlite", "asyncpg", "duckdb", "greenlet", "oracledb", "psycopg"} | {
     *("pyodbc", "sqlite3", "trino", "MySQLdb", "pymysql")
 }
+DRIVER_ROOMS = {
+    "enterprise/drivers/postgres.py": "psycopg",
+    "enterprise/drivers/sqlite.py": "sqlite3",
+}
 BELOW = (
     dict.fromkeys(LOOPS, "threadpool")
     | dict.fromkeys(DRIVERS, "enterprise/drivers")
@@ -156,6 +160,14 @@ def imports(node: ast.AST, when: str = "now") -> Iterator[tuple[int, str, str]]:
             yield from imports(child, "later" if isinstance(child, FUNCTIONS) else when)
 
 
+def rooms_of_their_own(package: str) -> set[str]:
+    """Return the modules that exist for the sake of one loop or one driver."""
+    return {
+        f"threadpool/loops/{package}.py",
+        *(path for path, made_for in DRIVER_ROOMS.items() if made_for == package),
+    }
+
+
 # -- the rules ---------------------------------------------------------------------
 
 
@@ -168,7 +180,8 @@ def floors(module: Module) -> Iterator[Finding]:
         elif name == "asyncio":
             fine = floor > 0
         elif name in BELOW:
-            lazy = when != "now" or module.path.startswith("threadpool/loops/")
+            # A room made for one loop or one driver is itself imported on demand.
+            lazy = when != "now" or module.path in rooms_of_their_own(name)
             fine = lazy and module.path.startswith(BELOW[name] + "/")
         else:
             known = when == "typing" and name == "typing_extensions"
@@ -273,7 +286,8 @@ EXAMPLES: list[tuple[Callable[[Module], Iterator[Finding]], str, str]] = [
     (floors, "threadpool/x.py", "def f():\n    import sqlalchemy"),
     (floors, "enterprise/x.py", "from sqlalchemy import text"),
     (floors, "enterprise/x.py", "def f():\n    import psycopg"),
-    (floors, "enterprise/drivers/x.py", "try:\n    import sqlite3\nfinally: pass"),
+    (floors, "enterprise/drivers/base.py", "try:\n    import sqlite3\nfinally: pass"),
+    (floors, "enterprise/drivers/sqlite.py", "import psycopg"),
     (floors, "enterprise/x.py", "if not TYPE_CHECKING:\n    pass\nelse: import numpy"),
     (sizes, "threadable/x.py", "\n" * 400),
     (sizes, "threadable/x.py", "def f():\n    'Doc.'" + "\n    f()" * 51),

@@ -47,7 +47,7 @@ ioThread: int | None  # noqa: N816 - the old vocabulary
 
 def __getattr__(name: str) -> object:
     if name == "threaded":
-        return _switch._threaded  # noqa: SLF001 - this is its public face
+        return _switch._threaded
     if name == "ioThread":
         return _switch.io_thread()
     raise AttributeError(

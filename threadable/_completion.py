@@ -89,7 +89,7 @@ class _Scene:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.table: Table = options._declared()  # noqa: SLF001 - the same house
+        self.table: Table = options._declared()
         self.hints = _completers.collected(type(options))
         self.used: list[Declared] = []
         self.waiting: Declared | None = None  # the option whose value comes next

@@ -56,7 +56,7 @@ class Hooked:
                 "hook: check the spelling, or define it first."
             )
         self.wrapper = self._wrapped(written)
-        _carrier(self.wrapper)._threadable_hooked = self  # noqa: SLF001 - our mark
+        _carrier(self.wrapper)._threadable_hooked = self
 
     def apply(self, pres: Hooks, posts: Hooks) -> None:
         """Use these hooks for all calls that begin from now on."""
@@ -186,30 +186,27 @@ def _wrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], Use]:
     together, whatever others add or remove meanwhile.
     """
     every: tuple[Steps, Steps] = ((), ())
-    # A synchronized method has one hook each, and these look at the instance alone.
-    pair: tuple[Hook, Hook] | None = None
+    # What a lone pair of hooks amounts to, if they say so: `with context(instance)`.
+    context: Callable[[Any], Any] | None = None
 
     def use(pres: Hooks, posts: Hooks) -> None:
-        nonlocal every, pair
-        # First `every`, which is read by those who find no pair.
+        nonlocal every, context
+        # First `every`, which is read by those who find no context.
         every = (
             tuple((f, _short(f), pres[:place]) for place, f in enumerate(pres)),
             tuple((f, _short(f), posts[place:]) for place, f in enumerate(posts, 1)),
         )
-        pair = _short_pair(pres, posts)
+        context = _context(pres, posts)
 
-    # The same thing three times: with the two hooks of a synchronized method, with any
+    # The same thing three times: for the two hooks of a synchronized method, for any
     # hooks, and with keywords, which make each call cost a dictionary more.
     @functools.wraps(function)
     def hooked(*args: Any, **kwargs: Any) -> Any:
-        if pair is not None and args:
-            before, after = pair
-            instance = args[0]
-            before(instance)
-            try:
+        if context is not None and args:
+            # Unlike two calls, `with` leaves no moment at which Ctrl-C could strike
+            # between taking a lock and the promise to release it.
+            with context(args[0]):
                 return function(*args, **kwargs) if kwargs else function(*args)
-            finally:
-                after(instance)
         pres, posts = every
         if kwargs or not args:
             return _call(function, pres, posts, args, kwargs)
@@ -233,7 +230,7 @@ def _wrap(function: Callable[..., Any]) -> tuple[Callable[..., Any], Use]:
 
     code = getattr(function, "__code__", None)
     if sys.version_info >= (3, 12) and code and code.co_flags & 0x80:  # CO_COROUTINE
-        import inspect  # noqa: PLC0415 - 10 ms, for hooks on coroutine functions only
+        import inspect  # 10 ms, for hooks on coroutine functions only
 
         inspect.markcoroutinefunction(hooked)
     return hooked, use
@@ -244,11 +241,14 @@ def _short(hook: Hook) -> Any:
     return getattr(hook, "instance_only", None)
 
 
-def _short_pair(pres: Hooks, posts: Hooks) -> tuple[Hook, Hook] | None:
+def _context(pres: Hooks, posts: Hooks) -> Callable[[Any], Any] | None:
+    """Find what can replace the two hooks, if there are no others."""
     if len(pres) != 1 or len(posts) != 1:
         return None
-    before, after = _short(pres[0]), _short(posts[0])
-    return (before, after) if before and after else None
+    if getattr(pres[0], "undo", None) is not posts[0]:
+        return None
+    found: Callable[[Any], Any] | None = getattr(pres[0], "context", None)
+    return found
 
 
 def _call(

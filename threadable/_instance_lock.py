@@ -57,7 +57,7 @@ def lock_of(instance: object) -> XLock:
     key = id(instance)
     try:
         # The callback is a bare pop(key, reference): no Python code runs in a dealloc.
-        made._belongs_to = weakref.ref(instance, functools.partial(locks.pop, key))  # noqa: SLF001
+        made._belongs_to = weakref.ref(instance, functools.partial(locks.pop, key))
     except TypeError:
         refuse_without_place(type(instance))
         return _make_inside(instance, None)
@@ -122,8 +122,8 @@ def lock_inside(instance: Any) -> XLock:
     at most one of those that hold a lock can be its owner: the others do not use it.
     """
     try:
-        lock: XLock = instance._threadable_lock  # noqa: SLF001 - the name of the slot
-        if lock._belongs_to == id(instance):  # noqa: SLF001 - this room's own mark
+        lock: XLock = instance._threadable_lock
+        if lock._belongs_to == id(instance):
             return lock
     except AttributeError:
         pass  # no lock yet, or one that says nothing of an owner
@@ -144,7 +144,7 @@ def _make_inside(instance: object, place: Any) -> XLock:
         # One that somebody has assigned has no owner, and is respected.
         if found is None or (isinstance(owner, int) and owner != id(instance)):
             found = XLock()
-            found._belongs_to = id(instance)  # noqa: SLF001 - this room's own mark
+            found._belongs_to = id(instance)
             _inside.add(found)
             if place is None:
                 vars(instance)[NAME] = found
@@ -162,7 +162,7 @@ def _after_fork_in_child() -> None:
         if lock.acquire(blocking=False):
             lock.release()
         elif isinstance(lock, XLock):
-            lock._at_fork_reinit()  # noqa: SLF001 - what the standard library uses
+            lock._at_fork_reinit()  # what the standard library uses
 
 
 if hasattr(os, "register_at_fork"):  # absent on Windows, where nothing forks

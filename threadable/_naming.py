@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class InvalidName(ValueError):  # noqa: N818 - the old vocabulary
+class InvalidName(ValueError):
     """What was given cannot be the name of anything: empty, or with an empty part."""
 
     __module__ = "threadable.reflect"
@@ -29,7 +29,7 @@ class ModuleNotFound(InvalidName):
     __module__ = "threadable.reflect"
 
 
-class ObjectNotFound(InvalidName, AttributeError):  # noqa: N818 - same
+class ObjectNotFound(InvalidName, AttributeError):
     """The name begins with a module, but does not lead to an object in it.
 
     Also an AttributeError, which is what a lookup by dots raises.
@@ -248,7 +248,7 @@ def filenameToModuleName(filename: str) -> str:
     Returns:
         the name with all packages above it: folders that have an ``__init__.py``.
     """
-    from pathlib import Path  # noqa: PLC0415 - 8 ms, for this one function
+    from pathlib import Path  # 8 ms, for this one function
 
     path = Path(filename).absolute()
     folder, name = path.parent, path.stem

@@ -105,7 +105,7 @@ def guess(word: str, known: Iterable[str]) -> str:
     Returns:
         a sentence: the nearest known word, or where to look.
     """
-    import difflib  # noqa: PLC0415 - only on the way to an error
+    import difflib  # only on the way to an error
 
     near = difflib.get_close_matches(word, list(known), n=1)
     if not near:

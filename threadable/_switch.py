@@ -1,8 +1,7 @@
 """The switch: are threads undecided, on or off, and which threads run a loop.
 
-Any thread may enter this room. The floors above use what has a leading underscore in
-its absence from `threadable.__all__`: `turn_on`, `pool_started`, `pool_stopped`,
-`forget_io_thread`.
+Any thread may enter this room. The package shows a part of it; the floors above also
+use `turn_on`, `pool_started`, `pool_stopped` and `forget_io_thread`.
 
 Undecided is a state of its own. A library that is only imported must not decide for
 the program; the first one who needs threads does (a pool that starts), or the program
@@ -37,7 +36,7 @@ __all__ = [
 ]
 
 
-class ThreadsDisabled(RuntimeError):  # noqa: N818 - the name states the situation
+class ThreadsDisabled(RuntimeError):
     """Something needs threads, and the program said that there are none."""
 
     __module__ = "threadable"
@@ -62,8 +61,8 @@ _lock = threading.RLock()
 _threaded: bool | None = None  # guarded by: _lock (for writing)
 _decided_by = ""  # guarded by: _lock
 _waiting: list[Callable[[], object]] = []  # guarded by: _lock
+# Guarded by: _lock. Weak, since a pool that nobody holds any more cannot be harmed.
 _pools: weakref.WeakKeyDictionary[object, str] = weakref.WeakKeyDictionary()
-# guarded by: _lock. A pool nobody holds any more cannot be harmed, hence weak.
 # The idents of the threads that run a loop, oldest first. Needs no lock: a thread only
 # touches its own entry, and each step on a dict is atomic.
 _io_threads: dict[weakref.ref[_Token], int] = {}
@@ -89,7 +88,7 @@ def init(with_threads: object = True) -> None:
 
     Source: threadable.init(with_threads=1) of 2001.
     """
-    caller = sys._getframe(1)  # noqa: SLF001 - the documented way to the caller's line
+    caller = sys._getframe(1)  # the documented way to the caller's line
     where = f"at {caller.f_code.co_filename}, line {caller.f_lineno}"
     if with_threads:
         _allow(f"threadable.init() {where}")
@@ -179,7 +178,7 @@ def _start(by: str) -> None:  # guarded by: _lock
     while _waiting:
         try:
             _waiting.pop(0)()
-        except Exception as error:  # noqa: BLE001 - raised below, after the others
+        except Exception as error:  # raised below, after the others
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]

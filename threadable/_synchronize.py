@@ -27,9 +27,11 @@ from threadable._instance_lock import (
 
 TYPE_CHECKING = False  # as mypy reads it; `typing` itself costs 7 ms to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeVar
 
     from threadable._hooked import Hook
+    from threadable._lock import XLock
 
     Method = TypeVar("Method")
 
@@ -51,11 +53,7 @@ def _synchPre(instance: object, *_args: object, **_kwargs: object) -> None:
 
     Source: the paper's Listing 1.
     """
-    try:
-        lock = locks[id(instance)]
-    except KeyError:
-        lock = lock_of(instance)
-    lock.acquire()
+    _lock_for(instance).acquire()
 
 
 def _synchPost(instance: object, *_args: object, **_kwargs: object) -> None:
@@ -63,80 +61,43 @@ def _synchPost(instance: object, *_args: object, **_kwargs: object) -> None:
 
     Source: the paper's Listing 1.
     """
-    try:
-        lock = locks[id(instance)]
+    _lock_for(instance).release()
+
+
+def _lock_for(instance: object) -> XLock:
+    try:  # at once, if it is not the first time
+        return locks[id(instance)]
     except KeyError:
-        lock = lock_of(instance)
-    lock.release()
+        return lock_of(instance)
 
 
-# The same once more, without the arguments: packing them, or one call more, would be a
-# third of what a synchronized method costs.
+def _mark(pre: Hook, post: Hook, which: Callable[[Any], XLock]) -> tuple[Hook, Hook]:
+    """Say what two hooks do, so that `hook` can do it better than by calling them."""
+
+    def take(instance: object) -> None:
+        which(instance).acquire()
+
+    def give_back(instance: object) -> None:
+        which(instance).release()
+
+    vars(pre).update(undo=post, context=which, instance_only=take)
+    vars(post).update(instance_only=give_back)
+    return pre, post
 
 
-def _take(instance: object) -> None:
-    try:
-        lock = locks[id(instance)]
-    except KeyError:
-        lock = lock_of(instance)
-    lock.acquire()
-
-
-def _give_back(instance: object) -> None:
-    try:
-        lock = locks[id(instance)]
-    except KeyError:
-        lock = lock_of(instance)
-    lock.release()
-
-
-def _inside_hooks() -> tuple[Hook, Hook]:
-    """Make hooks for classes whose instances hold their lock themselves."""
-
-    def take(instance: Any) -> None:
-        lock_inside(instance).acquire()
-
-    def give_back(instance: Any) -> None:
-        lock_inside(instance).release()
+def _hooks(which: Callable[[Any], XLock]) -> tuple[Hook, Hook]:
+    """Make the two hooks for a lock that is found in another way."""
 
     def pre(instance: object, *_args: object, **_kwargs: object) -> None:
-        take(instance)
+        which(instance).acquire()
 
     def post(instance: object, *_args: object, **_kwargs: object) -> None:
-        give_back(instance)
+        which(instance).release()
 
-    _mark(pre, post, take, give_back)
-    return pre, post
-
-
-def _class_hooks(cls: type) -> tuple[Hook, Hook]:
-    """Make hooks for class and static methods: whoever is called, *cls* is locked."""
-    lock = lock_of(cls)
-
-    def take(_instance: object) -> None:
-        lock.acquire()
-
-    def give_back(_instance: object) -> None:
-        lock.release()
-
-    def pre(*_args: object, **_kwargs: object) -> None:
-        lock.acquire()
-
-    def post(*_args: object, **_kwargs: object) -> None:
-        lock.release()
-
-    _mark(pre, post, take, give_back)
-    return pre, post
+    return _mark(pre, post, which)
 
 
-def _mark(pre: Hook, post: Hook, short_pre: Hook, short_post: Hook) -> None:
-    # Should a later pre-hook raise, no post-hook is run: `undo` gives the lock back
-    # then. `instance_only` are forms that are called faster, without the arguments.
-    vars(pre).update(undo=post, instance_only=short_pre, takes_lock=True)
-    vars(post).update(instance_only=short_post)
-
-
-_mark(_synchPre, _synchPost, _take, _give_back)
+_mark(_synchPre, _synchPost, _lock_for)
 
 
 # -- declaring -------------------------------------------------------------------------
@@ -234,7 +195,7 @@ def _names(cls: type) -> list[str]:
             f"{cls!r} has no list `synchronized`, so it is not known what to lock: "
             'give the class one, such as synchronized = ["deposit", "withdraw"].'
         )
-    from threadable import reflect  # noqa: PLC0415 - 2 ms, for those who synchronize
+    from threadable import reflect  # 2 ms, for those who synchronize
 
     names: list[str] = []
     for klass in cls.__mro__:
@@ -303,7 +264,7 @@ def _lock_waiting() -> None:
             cls = _waiting.pop()
             try:
                 _lock_class(cls)
-            except Exception as error:  # noqa: BLE001 - raised below, after the others
+            except Exception as error:  # raised below, after the others
                 errors.append(error)
     if len(errors) == 1:
         raise errors[0]
@@ -329,21 +290,24 @@ def _lock_class(cls: type) -> None:  # guarded by: _changing
 
 def _lock_method(cls: type, name: str) -> None:  # guarded by: _changing
     """Put the two hooks around a method, unless what *cls* has there is locked."""
-    provider = next(klass for klass in cls.__mro__ if name in klass.__dict__)
-    hooks = hook.pre_hooks(provider, name)
-    if any(getattr(each, "takes_lock", False) for each in hooks):
+    provider = next((klass for klass in cls.__mro__ if name in klass.__dict__), None)
+    hooks = () if provider is None else hook.pre_hooks(provider, name)
+    if any(hasattr(each, "context") for each in hooks):
         return
     written = _written(cls, name)
+    if written is None:  # a subclass that takes the method away
+        return
     _refuse_unfit(written, f"{cls.__qualname__}.{name}")
     pre: Hook = _synchPre
     post: Hook = _synchPost
-    if held_inside(cls):
-        pre, post = _inside_hooks()
     if _of_class(written):
         # The most basic class that declares anything: one lock for the hierarchy, or
         # a subclass and its base could wait for each other.
         root = [klass for klass in cls.__mro__ if "synchronized" in klass.__dict__][-1]
-        pre, post = _class_hooks(root)
+        lock = lock_of(root)
+        pre, post = _hooks(lambda _whoever: lock)
+    elif held_inside(cls):
+        pre, post = _hooks(lock_inside)
     hook.add_pair(cls, name, pre, post)
 
 

@@ -40,7 +40,9 @@ def addPre(cls: type, name: str, function: Hook) -> None:
 
     A pre-hook that takes something, say a lock, can have an attribute `undo`: a
     function that gives it back. It is called with the same arguments if a later
-    pre-hook raises.
+    pre-hook raises. If besides it has an attribute `context`, a function from the
+    instance to a context manager, and *undo* is the only post-hook, ``with`` is used
+    instead of calling the two.
 
     Args:
         cls: the class; existing instances are affected. Hooks of a base class and of a

@@ -270,13 +270,13 @@ def safe_str(obj: object) -> str:
 def _safe(convert: Callable[[object], str], obj: object) -> str:
     try:
         return convert(obj)
-    except BaseException:  # noqa: BLE001 - whatever it is, it becomes part of the text
+    except BaseException:  # whatever it is, it becomes part of the text
         error = sys.exc_info()[1]
     # type() and id() ask nothing of the object; even a metaclass cannot fail them.
     name = type.__dict__["__name__"].__get__(type(obj))
     why = type.__dict__["__name__"].__get__(type(error))
     try:
         why = f"{why}: {error}"
-    except BaseException:  # noqa: BLE001 - the error is broken, too: its class will do
+    except BaseException:  # the error is broken, too: its class will do
         why = f"{why}, which has no text either"
     return f"<{name} at {id(obj):#x}, whose {convert.__name__}() fails with {why}>"

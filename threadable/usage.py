@@ -151,7 +151,7 @@ class Options(dict[str, Any]):
         """
         words = list(sys.argv[1:] if argv is None else argv)
         if self.parent is None and words[:1] == ["--_shell-completion"]:
-            from threadable import _completion  # noqa: PLC0415 - only under a TAB key
+            from threadable import _completion  # only under a TAB key
 
             sys.stdout.write(
                 _completion.answer(self, words[1:], _helptext.program_name())
@@ -386,7 +386,7 @@ def completionScript(options: Options, shell: str, program: str | None = None) -
     Raises:
         UsageError: no such shell is known here.
     """
-    from threadable import _completion  # noqa: PLC0415 - rarely wanted
+    from threadable import _completion  # rarely wanted
 
     return _completion.answer(options, [shell], program or _helptext.program_name())
 

@@ -18,7 +18,7 @@ from threadpool.failure import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["LATER", "Chain", "cancelledError"]
+__all__ = ["FIRES", "LATER", "Chain", "cancelledError"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,9 @@ class _Later:
 
 
 LATER: Final = _Later()
+
+
+FIRES: Final = object()
 
 
 class _Guard:
@@ -81,7 +84,7 @@ class Chain(FutureFace[T]):
         self._at_rest = False
         self._late_cancel = False
         # Pairs (callback, errback); or (None, outer) for a Deferred `outer` whose
-        # chain waits for this one.
+        # chain waits for this one; or (FIRES, other) for one that this one fires.
         self._callbacks: list[tuple[Any, Any]] | None = None
         self._canceller = canceller
         self._inner: Chain[Any] | None = None
@@ -163,10 +166,13 @@ class Chain(FutureFace[T]):
             while position < len(steps) and not self._paused:
                 callback, errback = steps[position]
                 position += 1
-                if callback is None and isinstance(errback, Chain):
-                    errback._take(result)
-                    result = None
-                    return errback
+                if isinstance(errback, Chain):
+                    if callback is None or errback._result is UNFIRED:
+                        self._mark_handled()
+                        errback._take(result)
+                        result = None
+                        return errback
+                    callback = errback = errback.callback  # It may object.
                 step = errback if isinstance(result, Failure) else callback
                 if step is None:
                     continue
@@ -179,8 +185,6 @@ class Chain(FutureFace[T]):
                     raise
                 except BaseException as error:
                     # Without our own frame: the traceback begins at the callback.
-                    # It would also tie a knot that only the collector could undo, and
-                    # an unhandled failure would be reported late.
                     tb = error.__traceback__
                     result = Failure(error.with_traceback(tb.tb_next if tb else None))
                 if isinstance(result, Chain):
@@ -214,10 +218,8 @@ class Chain(FutureFace[T]):
         return inner
 
     def _take(self, result: Any) -> None:
-        """Receive the result of the Deferred this chain waits for."""
-        if isinstance(result, Failure) and self._inner is not None:
-            self._inner._mark_handled()
-        self._inner = None
+        """Receive the result of the Deferred this chain waits for, or is fired by."""
+        self._canceller = self._inner = None
         self._result = result
 
     def _arm(self, failure: Failure) -> None:

@@ -20,7 +20,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from threadpool._deferred import LATER, Deferred, cancelledError
+from threadpool._chain import LATER, cancelledError
+from threadpool._deferred import Deferred
 from threadpool.error import NotACoroutineError
 from threadpool.failure import Failure
 
@@ -196,8 +197,7 @@ def _drain() -> None:
 
 
 def _without_our_frame(error: BaseException) -> BaseException:
-    # The frame that caught it would tie a knot of the error and our runner, which only
-    # the garbage collector could undo: an unhandled failure would be reported late.
+    # The traceback begins in the caller's function.
     tb = error.__traceback__
     return error.with_traceback(tb.tb_next if tb else None)
 

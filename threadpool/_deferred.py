@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from threadpool._chain import LATER, Chain, cancelledError
+from threadpool._chain import FIRES, LATER, Chain, cancelledError
 from threadpool._future import UNFIRED
 from threadpool.failure import Failure
 
@@ -175,7 +175,14 @@ class Deferred(Chain[T]):
         Returns:
             This Deferred.
         """
-        return self.addCallbacks(other.callback, other.errback)
+        # Not addCallbacks(other.callback, …): that would nest, and end at some depth.
+        if self._callbacks is None:
+            self._callbacks = []
+        self._callbacks.append((FIRES, other))
+        if self._result is not UNFIRED:
+            self._at_rest = False
+            self._run()
+        return self
 
     # -- Firing it ------------------------------------------------------------
 
@@ -226,10 +233,10 @@ class Deferred(Chain[T]):
             if self._stop() is not LATER and self._result is UNFIRED:
                 self._fire(Failure(cancelledError(msg)), directly=False)
             return True
-        innermost: Deferred[Any] = self
+        innermost: Any = self  # Not a recursion: chains may be of any length.
         while innermost._inner is not None:
             innermost = innermost._inner
-        return innermost is not self and innermost.cancel(msg)
+        return innermost is not self and bool(innermost.cancel(msg))
 
     def _stop(self) -> object:
         """Stop the work behind this Deferred, as the constructor says of cancellers."""

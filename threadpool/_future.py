@@ -175,6 +175,13 @@ class FutureFace(Generic[T]):
     # asyncio allows `yield from` in its own coroutines, and so do inlineCallbacks.
     __iter__ = __await__
 
+    async def asCoroutine(self) -> T:
+        """Return the result; for `asyncio.create_task`, which takes coroutines only.
+
+        Cancelling the task cancels this Deferred.
+        """
+        return await self
+
     def _make_cancelled_error(self) -> asyncio.CancelledError:
         # gather() asks for this by name, to tell its own cancellation from ours.
         # A new one for each waiter: a task adds its own traceback to it.

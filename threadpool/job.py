@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
-__all__ = ["QUEUED", "Job", "JobState", "failure_of"]
+__all__ = ["QUEUED", "Job", "JobState", "failureOf"]
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class Job(Deferred[T]):
         return self.stopRunning()
 
 
-def failure_of(error: BaseException) -> Failure:
+def failureOf(error: BaseException) -> Failure:
     """Make the Failure that a job's exception becomes.
 
     Args:
@@ -166,7 +166,9 @@ def failure_of(error: BaseException) -> Failure:
         A Failure of it; of WorkerInterrupted, caused by it, where the exception
         itself would stop a loop, a task or a generator.
     """
+    # Without our own frame: the traceback begins in the caller's function.
     tb = error.__traceback__
+    error = error.with_traceback(tb.tb_next if tb else None)
     if isinstance(error, _INTERRUPTING):
         wrapper = WorkerInterrupted(
             f"The job raised {type(error).__name__}: {error}. In a worker that ends "
@@ -175,5 +177,4 @@ def failure_of(error: BaseException) -> Failure:
         )
         wrapper.__cause__ = error
         return Failure(wrapper)
-    # Without our own frame: the traceback begins in the caller's function.
-    return Failure(error, tb.tb_next if tb else None)
+    return Failure(error)

@@ -18,7 +18,7 @@ from threadpool.crew import Crew, ThreadWorker
 from threadpool.error import WrongThread
 from threadpool.failure import Failure
 from threadpool.home import here
-from threadpool.job import Job, failure_of
+from threadpool.job import Job, failureOf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class _CallWorker(ThreadWorker[Job[Any]]):
             else:
                 job.outcome = job.context.run(function, *args)
         except BaseException as error:
-            job.outcome = failure_of(error)
+            job.outcome = failureOf(error)
         self.job = None
         return True
 

@@ -1,7 +1,8 @@
 """The roster: who is where, what waits, and who is called for it. Rules, no actions.
 
-Every method here runs with the team's lock held, in constant time, and tells the team
-what to do when the lock is free again. The waking rule stands here and nowhere else.
+The private methods here run with the team's lock held, in constant time, and tell the
+team what to do when the lock is free again. The waking rule stands here and nowhere
+else.
 
 Source: httpcore's pool, whose one deciding method returns what its caller shall do.
 """
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Roster", "Worker"]
 
 # Another worker is woken when the jobs that wait would keep those awake for longer
-# than this: about what it costs to wake one and have it fight for the GIL. Measured
-# with SQLite look-ups of 8 us: at 50 us the workers wake each other all the time and
-# halve the throughput, at 1 ms jobs of 2 ms do not spread over 8 workers fast enough.
-WAKE_SECONDS: Final = 0.000150
+# than this. Waking one costs the system call, a context switch, and with a GIL a fight
+# for it that slows down whoever works. Measured with SQLite look-ups of 5 us, 64 in
+# flight: a second worker only pays when more than some 300 us of work is queued.
+WAKE_SECONDS: Final = 0.000300
 
 # Nobody has pulled a job for this long: then everybody awake is inside a long one,
 # and the next job must not wait for them.
@@ -39,8 +40,9 @@ STALL_SECONDS: Final = 0.000300
 # The shortest recent job time grows by this factor with every longer job, so that it
 # follows when the work changes. The shortest, because a mean would include the waits
 # for the GIL: the more workers, the longer the jobs seem, the more workers are woken.
-FORGETTING: Final = 1.02
-
+# At 1.02 it doubled within one burst and did just that; where work really gets longer,
+# the ticker wakes another worker every half millisecond meanwhile.
+FORGETTING: Final = 1.002
 
 J = TypeVar("J", bound=Job[Any])
 
@@ -137,7 +139,7 @@ class Roster(Generic[J]):
         self._shortest = math.inf  # Seconds; see FORGETTING.
         self._last_pull = 0.0  # Seconds of time.monotonic().
         self._home: PendingEvents | None = None  # Where the last job came from.
-        self._unfinished = 0
+        self.unfinished = 0  # Jobs waiting and running; anybody may read it.
         self._finished = self._removed = self._refused = 0
         self._most_workers = self._most_unfinished = 0
         self._wait_seconds = self._run_seconds = 0.0
@@ -226,22 +228,22 @@ class Roster(Generic[J]):
             )
         self._refused += 1
         return PoolFull(
-            f"{self.name} is full: {self._unfinished} unfinished jobs, and its bound "
+            f"{self.name} is full: {self.unfinished} unfinished jobs, and its bound "
             f"is {self._limit:.0f} ({self.maximum} workers and a backlog of "
             f"{self.backlog}). Work comes in faster than it gets done: submit less at "
             "a time, or allow a larger backlog.",
-            unfinished=self._unfinished,
+            unfinished=self.unfinished,
             limit=int(self._limit),
         )
 
     def _figures(self) -> TeamStats:
         return TeamStats(
             workers=self._size,
-            busy=self._unfinished - len(self._queue) + self._skipped,
+            busy=self.unfinished - len(self._queue) + self._skipped,
             idle=self._at[Place.IDLE],
             waiting=len(self._queue) - self._skipped,
-            unfinished=self._unfinished,
-            submitted=self._unfinished + self._finished + self._removed,
+            unfinished=self.unfinished,
+            submitted=self.unfinished + self._finished + self._removed,
             finished=self._finished,
             removed=self._removed,
             refused=self._refused,
@@ -257,14 +259,19 @@ class Roster(Generic[J]):
         self._idle.clear()
         self._crew.clear()
         self._at = [0] * len(Place)
-        self._size = self._skipped = self._unfinished = 0
+        self._size = self._skipped = self.unfinished = 0
         self._coming = None
         self._when_gone.clear()
 
-    @property
-    def unfinished(self) -> int:
-        """Jobs waiting and running, at this moment."""
-        return self._unfinished
+    def refuse(self) -> None:
+        """Count a job that was refused before it came here."""
+        with self._lock:
+            self._refused += 1
+
+    def serves(self) -> bool:
+        """Say whether a worker is here that takes jobs, or will in a moment."""
+        with self._lock:
+            return self._at[Place.AWAKE] + self._at[Place.IDLE] > 0
 
     def __repr__(self) -> str:
         stats = self._figures()

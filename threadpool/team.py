@@ -90,10 +90,10 @@ class Team(Roster[J]):
         """
         now = time.monotonic()
         with self._lock:
-            unfinished = self._unfinished
+            unfinished = self.unfinished
             if unfinished >= self._limit:
                 raise self._refusal()
-            self._unfinished = unfinished = unfinished + 1
+            self.unfinished = unfinished = unfinished + 1
             if unfinished > self._most_unfinished:
                 self._most_unfinished = unfinished
             job.queued_at = now
@@ -121,7 +121,7 @@ class Team(Roster[J]):
             if job.state is not QUEUED:
                 return False
             job.state = JobState.REMOVED
-            self._unfinished -= 1
+            self.unfinished -= 1
             self._removed += 1
             self._skipped += 1
             # Where no worker comes by for long, the skipped ones would pile up;
@@ -140,16 +140,6 @@ class Team(Roster[J]):
         with self._lock:
             found = [job for job in self._queue if job.state is QUEUED and wanted(job)]
         return [job for job in found if self.remove(job)]
-
-    def refuse(self) -> None:
-        """Count a job that was refused before it came here."""
-        with self._lock:
-            self._refused += 1
-
-    def serves(self) -> bool:
-        """Say whether a worker is here that takes jobs, or will in a moment."""
-        with self._lock:
-            return self._at[Place.AWAKE] + self._at[Place.IDLE] > 0
 
     def running(self) -> list[J]:
         """Return the jobs that workers are running at this moment."""
@@ -233,7 +223,7 @@ class Team(Roster[J]):
     def _advance(self, worker: Worker[J], now: float, seconds: float) -> J | None:
         """Note that *worker* finished a job in *seconds*; give it the next one."""
         with self._lock:
-            self._unfinished -= 1
+            self.unfinished -= 1
             self._finished += 1
             self._run_seconds += seconds
             shortest = self._shortest * FORGETTING
@@ -328,7 +318,7 @@ class Team(Roster[J]):
             self._bring(comer)
         return waits
 
-    # -- Its life --------------------------------------------------------------------
+    # -- Its life ------------------------------------------------------------------
 
     def open(self) -> None:
         """Let workers come: the minimum, and whoever the jobs that wait need."""

@@ -16,7 +16,7 @@ import math
 import threading
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar
 
-from threadpool.job import Job, failure_of
+from threadpool.job import Job, failureOf
 from threadpool.reactor import DelayedCall, require_delay
 from threadpool.team import Place, Team
 
@@ -235,11 +235,14 @@ class MemoryWorker(Generic[J]):
         self.ready = not self.resigns
         return self.ready
 
-    def run(self, job: J) -> None:
+    def run(self, job: J) -> bool:
         """Call the job's function; override this for a job that is more than that.
 
         Args:
             job: what the team gave it.
+
+        Returns:
+            True: the outcome is there and may go home.
         """
         self.job = job
         self._stop("running")
@@ -248,8 +251,9 @@ class MemoryWorker(Generic[J]):
         try:
             job.outcome = job.context.run(function, *args, **kwargs)
         except BaseException as error:
-            job.outcome = failure_of(error)
+            job.outcome = failureOf(error)
         self.job = None
+        return True
 
     def park(self, seconds: float) -> bool:
         """Wait for `wake`, or for `timeOut`.

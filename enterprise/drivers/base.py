@@ -9,6 +9,7 @@ Source: PEP 249.
 from __future__ import annotations
 
 import enum
+import logging
 from typing import TYPE_CHECKING, Any
 
 from enterprise.rows import Result
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Driver", "Lane", "TransactionState"]
+
+_log = logging.getLogger(__name__)
 
 
 class Lane(enum.Enum):
@@ -101,6 +104,9 @@ class Driver:
             self.redact(error)
             raise
 
+    def settle(self, raw: Any, lane: Lane) -> None:
+        """Make *raw* what its lane is for, after the user's own function saw it."""
+
     def close(self, raw: Any) -> None:
         """Close the connection *raw*."""
         raw.close()
@@ -113,12 +119,14 @@ class Driver:
         interface_error = getattr(self.module, "InterfaceError", None)
         return interface_error is not None and isinstance(error, interface_error)
 
-    def refused_to_write(self, error: BaseException) -> bool:
+    def refusedToWrite(self, error: BaseException) -> bool:
         """Say whether *error* only means that this lane does not write."""
         return False
 
     def redact(self, error: BaseException) -> None:
         """Take our secrets out of the driver's *error*, in place."""
+        if not self._secrets:
+            return
         seen: set[int] = set()
         todo: BaseException | None = error
         while todo is not None and id(todo) not in seen:
@@ -159,12 +167,17 @@ class Driver:
         except BaseException:
             # The traceback keeps the cursor alive, and an open cursor may keep a lock
             # or a file beyond its connection's end.
-            cursor.close()
-            if not self.autocommits:
-                raw.rollback()
+            self.closeCursor(cursor)
             raise
-        cursor.close()
+        self.closeCursor(cursor)
         return result
+
+    def closeCursor(self, cursor: Any) -> None:
+        """Close *cursor*; what became of its statement is known already."""
+        try:
+            cursor.close()
+        except Exception as error:  # One whose connection has ended cannot be closed.
+            _log.debug("A cursor of %s could not be closed: %r", self.name, error)
 
     def execute(self, cursor: Any, sql: Any, params: Any) -> None:
         """Run one statement on *cursor*; without parameters, none are passed at all."""

@@ -17,6 +17,7 @@ CANCEL_SECONDS = 1.0
 _STATES = {
     TransactionStatus.IDLE: TransactionState.NONE,
     TransactionStatus.INERROR: TransactionState.FAILED,
+    TransactionStatus.UNKNOWN: TransactionState.NONE,  # The connection has ended.
 }
 
 
@@ -45,7 +46,8 @@ class PostgresDriver(Driver):
         kwargs = {"connect_timeout": max(2, round(connect_seconds)), **kwargs}
         # A statement by itself costs one round trip in autocommit, three otherwise.
         kwargs["autocommit"] = True
-        secrets = (str(kwargs.get("password") or ""), *map(_password, args))
+        spelled = [*args, kwargs["conninfo"]] if "conninfo" in kwargs else args
+        secrets = (str(kwargs.get("password") or ""), *map(_password, spelled))
         super().__init__(
             name, lambda: psycopg.connect(*args, **kwargs), psycopg, secrets
         )

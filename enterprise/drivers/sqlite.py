@@ -64,7 +64,7 @@ class SQLiteDriver(Driver):
         return {Lane.WRITER: 1, Lane.READER: maximum - 1}
 
     def _open(self) -> sqlite3.Connection:
-        raw = sqlite3.connect(*self._args, **self._kwargs)
+        raw: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
         # We say BEGIN ourselves; sqlite3 would guess when to.
         raw.isolation_level = None
         return raw
@@ -77,13 +77,16 @@ class SQLiteDriver(Driver):
             try:
                 if not self._prepared:
                     self._prepare(raw, existed=existed)
-                if lane is Lane.READER:
-                    raw.execute("pragma query_only = on")
             except BaseException:
                 raw.close()
                 raise
             self._prepared = True
         return raw
+
+    def settle(self, raw: sqlite3.Connection, lane: Lane) -> None:
+        """Take the right to write from a reader."""
+        if lane is Lane.READER:
+            raw.execute("pragma query_only = on")
 
     def _prepare(self, raw: sqlite3.Connection, *, existed: bool) -> None:
         if self.lives_in_memory or self._wal is False:
@@ -118,11 +121,12 @@ class SQLiteDriver(Driver):
             "closed database" in str(error)
         )
 
-    def refused_to_write(self, error: BaseException) -> bool:
+    def refusedToWrite(self, error: BaseException) -> bool:
         """Say whether a reader was asked to write."""
         return (
             isinstance(error, sqlite3.OperationalError)
-            and error.sqlite_errorcode == sqlite3.SQLITE_READONLY
+            # sqlite3 gives no code to what it finds wrong by itself, as bad UTF-8.
+            and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
         )
 
     def query(self, raw: sqlite3.Connection, sql: Any, params: Any) -> list[Any]:

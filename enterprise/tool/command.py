@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 from threadable import usage
 
 __all__ = ["Command", "Tool"]
@@ -14,6 +12,8 @@ class Tool(usage.Options):
 
     def opt_version(self) -> None:
         """Display the version and exit."""
+        from importlib import metadata  # 25 ms, and rarely wanted
+
         self.version = metadata.version("threadbridge")
         super().opt_version()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-__all__ = ["Bar", "Display", "Lines", "Step", "StoppedError", "displayOn", "watched"]
+__all__ = ["Bar", "Display", "Lines", "Step", "Stopped", "displayOn", "watched"]
 
 # Short enough to notice what a user of the loop would.
 PULSE_SECONDS = 0.01
@@ -25,7 +25,7 @@ PULSE_SECONDS = 0.01
 PULSES_PER_PICTURE = 10
 
 
-class StoppedError(RuntimeError):
+class Stopped(RuntimeError):
     """Nobody waits for this step any more; raised to whoever still works on it."""
 
 
@@ -60,10 +60,10 @@ class Step:
             units: how much.
 
         Raises:
-            StoppedError: the step was given up; so a loop in a worker hears of it.
+            Stopped: the step was given up; so a loop in a worker hears of it.
         """
         if self.stopped:
-            raise StoppedError(
+            raise Stopped(
                 f"{self.title} was given up after {self.done} of {self.total}; what "
                 "is left of it is not done. Start it again if it is still wanted."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -137,6 +138,36 @@ def test_what_a_pre_hook_took_is_given_back_if_a_later_one_raises(cls):
         greeter.greet()
     assert isinstance(caught.value.__context__, ValueError)
     assert greeter.calls == ["take a", "take b", "take c", "undo b", "undo a"]
+
+
+def test_a_pair_that_is_a_context_manager_is_used_with_with(cls):
+    """A lone pre-hook with `undo` and `context` becomes a `with`; else it is called."""
+
+    @contextlib.contextmanager
+    def around(instance):
+        instance.calls.append("enter")
+        try:
+            yield
+        finally:
+            instance.calls.append("exit")
+
+    pre, post, other = noting("pre"), noting("post"), noting("other")
+    pre.undo, pre.context = post, around
+    hook.addPre(cls, "greet", pre)
+    hook.addPre(cls, "fail", pre)
+    hook.addPost(cls, "greet", post)
+    hook.addPost(cls, "fail", post)
+    greeter = cls()
+    assert greeter.greet("me", loud=True) == greeter.greet("me!")
+    with pytest.raises(KeyError, match="mine"):
+        greeter.fail()
+    assert greeter.calls == ["enter", "greet", "exit"] * 2 + ["enter", "exit"]
+    greeter.calls.clear()
+    hook.addPost(cls, "greet", other)
+    greeter.greet()
+    hook.removePost(cls, "greet", post)
+    greeter.greet()
+    assert greeter.calls == ["pre", "greet", "post", "other", "pre", "greet", "other"]
 
 
 def test_a_post_hook_that_raises_does_not_stop_the_others(cls):

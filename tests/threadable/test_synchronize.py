@@ -63,6 +63,8 @@ class Probe(threadable.XLock):
         self.met.put(threading.get_ident())
         return super().acquire(blocking, timeout)
 
+    __enter__ = acquire
+
 
 @pytest.fixture(autouse=True)
 def probes(monkeypatch):
@@ -580,6 +582,24 @@ def test_a_subclass_made_while_its_base_is_being_locked_is_not_missed(monkeypatc
     monkeypatch.setattr(hook, "add_pair", late)
     threadable.init()
     assert hook.pre_hooks(made[0], "deposit") == (threadable._synchPre,)
+
+
+def test_a_subclass_may_take_a_method_away():
+    """`deposit = None` in a subclass is no method, and needs no lock."""
+    base = fresh()
+    synchronize(base)
+    threadable.init()
+    sub = type("Sub", (base,), {"deposit": None})
+    assert sub.deposit is None
+
+
+def test_a_method_that_is_gone_at_init_is_reported():
+    """A method deleted between the declaration and `init()` is named."""
+    cls = fresh()
+    synchronize(cls)
+    del cls.deposit
+    with pytest.raises(AttributeError, match="names 'deposit'"):
+        threadable.init()
 
 
 def test_abstract_methods_stay_abstract():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from threadpool import roster as roster_module
 from threadpool import team as team_module
 from threadpool.job import Job
 from threadpool.testing import Clock, MemoryCrew
@@ -85,7 +86,7 @@ def stages(patch):
     clock.advance(1000.0)
     ticker = Ticker(clock)
     patch.setattr(team_module, "time", SimpleNamespace(monotonic=clock.seconds))
-    patch.setattr(team_module, "ticker", ticker)
+    patch.setattr(roster_module, "ticker", ticker)
     return Stages(clock, ticker)
 
 

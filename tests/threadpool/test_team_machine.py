@@ -31,7 +31,7 @@ class Recorder(MemoryWorker):
 
     def run(self, job):
         self.begun.append(job)
-        super().run(job)
+        return super().run(job)
 
 
 class TeamMachine(RuleBasedStateMachine):

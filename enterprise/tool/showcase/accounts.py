@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from enterprise.tool.showcase.contest import WrongAnswerError, crowd
+from enterprise.tool.showcase.contest import WrongAnswer, crowd
 from enterprise.tool.showcase.tables import ACCOUNT, emptied, spelled
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ READ_ALL = f"select id, balance from {ACCOUNT}"  # noqa: S608
 Balances = dict[int, int]  # by account; none at all where a transfer was refused
 
 
-class _RefusedError(Exception):
+class _Refused(Exception):
     """The payer does not have that much; raised after the money was moved."""
 
 
@@ -95,7 +95,7 @@ class Transfers:
             answer: Balances = {}
             try:
                 answer = _transfer(cursor, self._statements, order)
-            except _RefusedError:
+            except _Refused:
                 connection.rollback()
             else:
                 connection.commit()
@@ -107,7 +107,7 @@ class Transfers:
 
         async def move(order: _Order) -> None:
             answer: Balances = {}
-            with suppress(_RefusedError):
+            with suppress(_Refused):
                 answer = await pool.runInteraction(_transfer, self._statements, order)
             self._answers.append((order, answer))
             step.tick()
@@ -119,7 +119,7 @@ class Transfers:
         final = dict(await pool.runQuery(READ_ALL))
         total = self.opening * ACCOUNTS
         if sum(final.values()) != total:
-            raise WrongAnswerError(
+            raise WrongAnswer(
                 f"The accounts hold {sum(final.values())} after the transfers instead "
                 f"of {total}. Half a transfer was committed; please report this."
             )
@@ -149,7 +149,7 @@ def _transfer(txn: Any, statements: tuple[str, str], order: _Order) -> Balances:
     txn.execute(read, (order.payer, order.payee))
     balances: Balances = dict(txn.fetchall())
     if balances[order.payer] < 0:
-        raise _RefusedError
+        raise _Refused
     return balances
 
 
@@ -167,7 +167,7 @@ def _check_answers(
     left = {account: Counter({opening: 1}) for account in final}
     for order, answer in answers:
         if bool(answer) != order.covered:
-            raise WrongAnswerError(
+            raise WrongAnswer(
                 f"{order} was answered with {answer}. What the payer has was not "
                 "respected; please report this."
             )
@@ -176,7 +176,7 @@ def _check_answers(
             found[account][answer[account] - change] += 1
     broken = [account for account in final if found[account] != left[account]]
     if broken:
-        raise WrongAnswerError(
+        raise WrongAnswer(
             f"The balances that were answered for account {broken[0]} do not follow "
             "from each other. An update was lost; please report this."
         )

@@ -10,7 +10,7 @@ import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
-from enterprise.tool.showcase.contest import WrongAnswerError, crowd
+from enterprise.tool.showcase.contest import WrongAnswer, crowd
 from enterprise.tool.showcase.tables import CHARACTER, emptied, spelled
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Load:
         """Count the rows; the look-ups will see what is in them."""
         [(rows,)] = await pool.runQuery(COUNT)
         if rows != self.units:
-            raise WrongAnswerError(
+            raise WrongAnswer(
                 f"{self.units} characters were loaded, but the table has {rows} rows. "
                 "Writes were lost or done twice; please report this."
             )
@@ -143,7 +143,7 @@ class LookUps:
 def _check_answer(wanted: Character, rows: list[Any]) -> None:
     code_point, *expected = wanted
     if rows != [tuple(expected)]:
-        raise WrongAnswerError(
+        raise WrongAnswer(
             f"U+{code_point:04X} is {expected}, but the database answered {rows}. An "
             "answer was lost or given to the wrong caller; please report this."
         )

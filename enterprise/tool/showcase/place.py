@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FileInTheWayError", "Place", "givenPlace", "newFile", "temporaryFile"]
+__all__ = ["FileInTheWay", "Place", "givenPlace", "newFile", "temporaryFile"]
 
 # What SQLite may put beside its file.
 _BESIDE = ("-journal", "-shm", "-wal")
 
 
-class FileInTheWayError(RuntimeError):
+class FileInTheWay(RuntimeError):
     """The file that was asked for cannot be made."""
 
 
@@ -53,17 +53,17 @@ def newFile(path: Path) -> Iterator[Place]:
         path: where there is nothing yet.
 
     Raises:
-        FileInTheWayError: there is something, or nothing can be made there.
+        FileInTheWay: there is something, or nothing can be made there.
     """
     try:
         path.open("xb").close()  # Ours from here on: nobody else can make it now.
     except FileExistsError:
-        raise FileInTheWayError(
+        raise FileInTheWay(
             f"{path} exists already, and the demo only makes new files. Choose "
             "another name for --keep, or remove it."
         ) from None
     except OSError as error:
-        raise FileInTheWayError(
+        raise FileInTheWay(
             f"{path} cannot be made: {error.strerror}. The demo needs a place for its "
             "database; choose a name in a folder that exists and where you may write."
         ) from error
@@ -83,7 +83,7 @@ def givenPlace(url: str) -> Iterator[Place]:
             by looking at it; it is gone after the `with` block.
 
     Raises:
-        FileInTheWayError: the SQLite file cannot be made.
+        FileInTheWay: the SQLite file cannot be made.
     """
     path = _sqlite_file(url)
     if path is None or path.exists():

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCOUNT",
     "CHARACTER",
-    "TableInTheWayError",
+    "TableInTheWay",
+    "TableLeft",
     "created",
     "emptied",
     "spelled",
@@ -41,8 +42,12 @@ _COLUMNS = {
 }
 
 
-class TableInTheWayError(RuntimeError):
+class TableInTheWay(RuntimeError):
     """A table of the demonstration cannot be created."""
+
+
+class TableLeft(RuntimeError):
+    """A table of the demonstration is still there at its end."""
 
 
 @asynccontextmanager
@@ -54,8 +59,9 @@ async def created(pool: ConnectionPool, *, drop: bool) -> AsyncIterator[None]:
         drop: whether they go in the end, however it comes.
 
     Raises:
-        TableInTheWayError: the database refuses one of them, most likely because it is
+        TableInTheWay: the database refuses one of them, most likely because it is
             there. It stays as it is.
+        TableLeft: one of them could not be dropped.
     """
     ours: list[str] = []
     # Shielded: interrupted in between, we would not know which table is ours.
@@ -64,11 +70,11 @@ async def created(pool: ConnectionPool, *, drop: bool) -> AsyncIterator[None]:
         try:
             await asyncio.shield(creating)
         finally:
-            await asyncio.wait([creating])
+            await asyncio.gather(creating, return_exceptions=True)
         yield
     finally:
         for name in ours if drop else ():
-            await pool.runOperation(f"drop table if exists {name}")
+            await _drop(pool, name)
 
 
 async def _create(pool: ConnectionPool, ours: list[str]) -> None:
@@ -76,12 +82,30 @@ async def _create(pool: ConnectionPool, ours: list[str]) -> None:
         try:
             await pool.runOperation(_creation(name))
         except Exception as error:
-            raise TableInTheWayError(
+            raise TableInTheWay(
                 f"The table {name} cannot be created: {complaint(error)}. The demo "
                 "works in new tables of its own, never in others. Drop it if an "
                 "earlier demo was killed and left it, or choose another database."
             ) from error
         ours.append(name)
+
+
+async def _drop(pool: ConnectionPool, name: str) -> None:
+    attempts = pool.options.cp_max
+    while True:
+        try:
+            await pool.runOperation(f"drop table if exists {name}")
+        except Exception as error:
+            # If all connections were lost, each of them says so once.
+            attempts -= 1
+            if attempts < 0:
+                raise TableLeft(
+                    f"The table {name} could not be dropped: {complaint(error)}. It "
+                    "is still in the database, and the next demo will refuse to touch "
+                    "it. Drop it there."
+                ) from error
+        else:
+            return
 
 
 async def emptied(pool: ConnectionPool, name: str) -> None:
