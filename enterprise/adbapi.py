@@ -90,9 +90,7 @@ class ConnectionPool:
         """
         _require_statement(statement)
         crew = self._office.writer if write else self._office.reader
-        job = jobs.Query(
-            here(), None, (statement, params), None, crew.team, may_move=True
-        )
+        job = jobs.Query(here(), None, (statement, params), None, crew.team)
         return self._office.submit(job)
 
     def runOperation(self, statement: str, params: Any = None) -> Deferred[None]:
@@ -134,9 +132,7 @@ class ConnectionPool:
         """
         _require_statement(statement)
         crew = self._office.writer if write else self._office.reader
-        job = jobs.WholeResult(
-            here(), None, (statement, params), None, crew.team, may_move=True
-        )
+        job = jobs.WholeResult(here(), None, (statement, params), None, crew.team)
         return self._office.submit(job)
 
     def runScript(self, text: str) -> Deferred[None]:

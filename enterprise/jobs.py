@@ -43,7 +43,10 @@ T = TypeVar("T")
 class DatabaseJob(Job[T]):
     """A job that needs a connection."""
 
-    __slots__ = ("cancel_wanted", "committed", "may_move", "stop_error", "worker")
+    __slots__ = ("cancel_wanted", "committed", "stop_error", "worker")
+
+    # Whether the writer may do it where a reader was refused.
+    movable = False
 
     def __init__(
         self,
@@ -52,14 +55,11 @@ class DatabaseJob(Job[T]):
         args: Any,
         kwargs: Any,
         team: Team[Any],
-        may_move: bool = False,
     ) -> None:
         Job.__init__(self, home, function, args, kwargs, team)
         # Set on the loop's thread, once; read by the worker between its steps.
         self.cancel_wanted = False
         self.committed = False
-        # Whether the writer may do it when a reader was refused.
-        self.may_move = may_move
         self.worker: ConnectionWorker | None = None
         # What to fail with when stopped; None for CancelledError.
         self.stop_error: Exception | None = None
@@ -108,16 +108,12 @@ class DatabaseJob(Job[T]):
                 self.stop_error or cancelledError(self._cancel_message)
             )
 
-    def happen(self) -> None:
-        """Let go of what the job was made of, and fire."""
-        self.clear()
-        super().happen()
-
 
 class Query(DatabaseJob["list[Any]"]):
     """One statement, for its rows."""
 
     __slots__ = ()
+    movable = True
 
     def do(self, driver: Driver, raw: Any) -> list[Any]:
         """Run it."""
@@ -148,6 +144,7 @@ class WholeResult(DatabaseJob[Result]):
     """One statement, for all that the driver tells."""
 
     __slots__ = ()
+    movable = True
 
     def do(self, driver: Driver, raw: Any) -> Result:
         """Run it."""

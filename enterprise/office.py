@@ -41,6 +41,10 @@ T = TypeVar("T")
 # before it leaves their threads to themselves.
 ABORT_SECONDS = 2.0
 
+# How often `start` looks whether a connection is missing that nobody is opening: a
+# worker that failed is gone after some microseconds, a human does not notice this.
+FILL_SECONDS = 0.05
+
 
 class Office:
     """Everything about a pool but its public methods.
@@ -58,7 +62,6 @@ class Office:
         self.state = "not started"  # guarded by: _lock (for writing)
         self._lock = threading.Lock()
         self._opened = self._closed = self._failed = 0  # guarded by: _lock
-        self._crews_left = 0  # guarded by: _lock
         # Who waits for the start and for the end. guarded by: _lock
         self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
         self._closers: list[tuple[PendingEvents, Deferred[None]]] = []
@@ -107,6 +110,14 @@ class Office:
         """
         if self.state == "not started":
             self._open()
+        elif self.state != "open":
+            job.errback(
+                PoolClosed(
+                    f"{self.name} is closed and takes no more work. Make a new pool, "
+                    "or close this one after its last call."
+                )
+            )
+            return job
         try:
             if self._first.unfinished + self._second.unfinished >= self._limit:
                 raise self._refusal()
@@ -129,7 +140,6 @@ class Office:
 
     def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
-        job.may_move = False
         # The team first: from the next line on the loop's thread may cancel it there.
         job.team = self.writer.team
         job.state = JobState.QUEUED  # Nobody has it at this moment.
@@ -170,12 +180,14 @@ class Office:
         with self._lock:
             self._failed += 1
             told, self._starters = self._starters, []
-        _tell(told, Failure(error))
         team = self.crews[lane].team
-        if team.serves():
+        serves = team.serves()
+        jobs = [] if serves else team.withdraw(lambda _: True)
+        # From here on they may call again, and are not to get this old error then.
+        _tell(told, Failure(error))
+        if serves:
             _log.warning("%s goes on with fewer connections: %s", self.name, error)
-            return
-        for job in team.withdraw(lambda _: True):
+        for job in jobs:
             job.outcome = Failure(error)
             _send_home(job)
 
@@ -198,7 +210,19 @@ class Office:
             started.callback(None)
         elif self.state != "open":
             _tell([(home, started)], Failure(self._over()))
+        else:
+            self._fill(home)
         return started
+
+    def _fill(self, home: PendingEvents) -> None:
+        """Hire those who are missing, while anybody waits for the start.
+
+        Not once: a worker that could not connect may still be on its way out.
+        """
+        if self._starters and self.state == "open":
+            for crew in self.crews.values():
+                crew.team.open()
+            home.later(FILL_SECONDS, functools.partial(self._fill, home))
 
     def _open(self) -> None:
         _switch.turn_on(f"ConnectionPool {self.name!r}")
@@ -206,7 +230,6 @@ class Office:
             if self.state != "not started":
                 return
             self.state = "open"
-            self._crews_left = len(self.crews)
         _switch.pool_started(self, self.name)
         self._canceller.start()
         for crew in self.crews.values():
@@ -239,21 +262,17 @@ class Office:
 
     def _begin_closing(self) -> None:
         with self._lock:
-            before = self.state
-            if before in ("closing", "closed"):
+            if self.state in ("closing", "closed"):
                 return
             self.state = "closing"
-        for crew in self.crews.values():
-            crew.team.close(self._crew_gone)
-        if before == "not started":
-            self._end()
+        # The readers first: what turns out to write must find the writer at work.
+        self.reader.team.close(self._readers_gone)
 
-    def _crew_gone(self) -> None:
-        with self._lock:
-            self._crews_left -= 1
-            left = self._crews_left
-        if left == 0:
+    def _readers_gone(self) -> None:
+        if self.writer is self.reader:
             self._end()
+        else:
+            self.writer.team.close(self._end)
 
     def _end(self) -> None:
         """Everybody is gone, or given up: say so to whoever waits."""
@@ -261,8 +280,11 @@ class Office:
             self.state = "closed"
             self._ended.set()
             told, self._closers = self._closers, []
+            never, self._starters = self._starters, []
         self._canceller.dismiss()
         _switch.pool_stopped(self)
+        if never:
+            _tell(never, Failure(self._over()))
         _tell(told, None)
 
     def _stop_running(self) -> None:
@@ -291,6 +313,7 @@ class Office:
         for job in stuck:
             if job.home is not None:
                 _tell([(job.home, job)], Failure(self._over()))
+        self.writer.team.close(self._end)  # Where it still waited for the readers.
         self._end()
 
     def _over(self) -> PoolClosed:

@@ -26,6 +26,10 @@ _ASYNC_SPELLINGS = {
     "sqlite+pysqlcipher": "sqlite",
     "postgresql+asyncpg": "postgresql",
     "postgresql+psycopg_async": "postgresql",
+    "mssql+aioodbc": "mssql+pyodbc",
+    "mysql+aiomysql": "mysql+pymysql",
+    "mysql+asyncmy": "mysql+pymysql",
+    "oracle+oracledb_async": "oracle+oracledb",
     "postgres": "postgresql",
     "postgresql+psycopg2": "postgresql",
     "postgresql+psycopg2cffi": "postgresql",
@@ -129,18 +133,19 @@ def _read_url(
             "names, such as sqlite, postgresql, mysql+pymysql or oracle+oracledb, and "
             "install the package that brings it."
         ) from None
+    module_name = {"pysqlite": "sqlite3", "psycopg": "psycopg"}.get(dialect.driver, "")
+    keywords: dict[str, Any] = {}
+    if not module_name:  # Some dialects ask their driver how to connect.
+        module = _module_of(dialect)
+        module_name, keywords = module.__name__, {"dbapi": module}
     try:
-        url_args, url_kwargs = dialect().create_connect_args(url)
+        url_args, url_kwargs = dialect(**keywords).create_connect_args(url)
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"The options of {_shown(url)} cannot be used: {error}. Correct the part "
             "after the question mark."
         ) from None
-    name = _shown(url)
-    module_name = {"pysqlite": "sqlite3"}.get(dialect.driver, dialect.driver)
-    if dialect.driver not in ("pysqlite", "psycopg"):
-        module_name = _module_of(dialect)
-    return module_name, name, (*url_args, *args), {**url_kwargs, **kwargs}
+    return module_name, _shown(url), (*url_args, *args), {**url_kwargs, **kwargs}
 
 
 def _respell(url: URL) -> URL:
@@ -157,9 +162,9 @@ def _respell(url: URL) -> URL:
     return url
 
 
-def _module_of(dialect: Any) -> str:
+def _module_of(dialect: Any) -> ModuleType:
     try:
-        return str(dialect.import_dbapi().__name__)
+        return cast("ModuleType", dialect.import_dbapi())
     except ImportError as error:
         raise _not_installed(str(error.name or dialect.driver)) from error
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from enterprise.drivers.base import Lane
 from enterprise.errors import ConnectFailed
 from threadpool.crew import ThreadWorker
 from threadpool.job import failureOf
@@ -17,7 +18,7 @@ from threadpool.job import failureOf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enterprise.drivers.base import Driver, Lane
+    from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob
     from threadpool.failure import Failure
 
@@ -114,16 +115,17 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         """Do *job* on the connection, and see whether the connection has survived."""
         self.job = job
         job.worker = self
-        passed_on = False
+        finished = True
         try:
-            job.check()
+            if job.cancel_wanted:
+                job.check()
             job.outcome = job.do(self.driver, self._raw)
         except BaseException as error:
-            if job.may_move and self.driver.refusedToWrite(error):
-                passed_on = True
+            if self._may_pass_on(job, error):
+                finished = False
             else:
                 self.driver.redact(error)
-                job.outcome = self._judge(job, error)
+                job.outcome = self._judge(error)
         self.job = None
         if job.cancel_wanted:
             # The canceller may be at it this very moment; it must not meet the next
@@ -131,9 +133,18 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             with self.guard:
                 job.conclude()
         job.worker = None
-        if passed_on:
+        if finished:
+            job.clear()
+        else:
             self.office.passOn(job)
-        return not passed_on
+        return finished
+
+    def _may_pass_on(self, job: DatabaseJob[Any], error: BaseException) -> bool:
+        return (
+            self.lane is Lane.READER
+            and job.movable
+            and self.driver.refusedToWrite(error)
+        )
 
     def cancel(self, job: DatabaseJob[Any]) -> None:
         """Stop *job* if it is still running here. The canceller's thread."""
@@ -141,7 +152,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self.job is job:
                 self.driver.cancel(self._raw)
 
-    def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
+    def _judge(self, error: BaseException) -> Failure:
         if self.driver.lost(self._raw, error):
             self.ready = False
         return failureOf(error)

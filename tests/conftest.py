@@ -45,7 +45,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 def _loop_factory(config: pytest.Config) -> Any:
     if not config.getoption("--uvloop"):
         return None
-    import uvloop  # noqa: PLC0415 (not on every platform)
+    import uvloop
 
     return uvloop.new_event_loop
 

@@ -127,7 +127,7 @@ class Scripted(ModuleType):
             if self.threadsafety < 2 and threading.get_ident() != connection.thread:
                 self.trespasses.append(entry)
             lines = self._lines[verb].popleft() if self._lines[verb] else ""
-        if connection.closed or (connection.lost and verb != "close"):
+        if verb != "close" and (connection.closed or connection.lost):
             raise InterfaceError(f"{verb}: the connection is closed")
         if not lines and verb == "execute":
             lines = str(what[0])

@@ -41,7 +41,8 @@ def answer(options: Options, words: Sequence[str], program: str) -> str:
         the script, or the candidates.
 
     Raises:
-        UsageError: no shell is named, or an unknown one.
+        UsageError: no shell is named, or an unknown one; or the program is not run by
+            a name of its own, but as ``python -m name``.
     """
     shell = words[0] if words else ""
     if shell not in _SCRIPTS:
@@ -50,6 +51,11 @@ def answer(options: Options, words: Sequence[str], program: str) -> str:
             f"{', '.join(_SCRIPTS)}."
         )
     if len(words) == 1:
+        if " " in program:
+            raise UsageError(
+                f"A shell completes the words of a command, and {program!r} is none: "
+                "run the program by the name under which it is installed."
+            )
         function = re.sub(r"\W", "_", program)
         return _SCRIPTS[shell].replace("@PROGRAM@", program).replace("@NAME@", function)
     line = list(words[1:])

@@ -42,10 +42,6 @@ class XLock(_RLockType):  # type: ignore[misc]
     def __reduce__(self) -> tuple[object, tuple[()]]:
         return unpickle_lock, ()
 
-    # A base with a C-level __getstate__ would be asked first otherwise.
-    def __reduce_ex__(self, _protocol: object) -> tuple[object, tuple[()]]:
-        return unpickle_lock, ()
-
 
 class DummyLock:
     """The shape of a lock without the locking, for code that runs in one thread.

@@ -169,10 +169,6 @@ class _Mark:
         owner.synchronized = [*owner.__dict__.get("synchronized", ()), name]
         synchronize(owner)
 
-    @property
-    def __isabstractmethod__(self) -> bool:
-        return bool(getattr(self._method, "__isabstractmethod__", False))
-
     def __call__(self, *_args: object, **_kwargs: object) -> None:
         raise TypeError(
             f"{self._method!r} is decorated as synchronized but is no method of a "

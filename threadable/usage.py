@@ -240,12 +240,12 @@ class Options(dict[str, Any]):
         method(*words)
 
     def _positional_method(self) -> Callable[..., object]:
-        for klass in type(self).__mro__:
-            for name in ("parseArgs", "parsedArgs"):
-                if name in klass.__dict__:
-                    method: Callable[..., object] = getattr(self, name)
-                    return method
-        return self.parseArgs
+        """Find the method of the class closest to ours that defines either name."""
+        names = ("parseArgs", "parsedArgs")
+        kinds = type(self).__mro__
+        found = next(n for kind in kinds for n in names if n in kind.__dict__)
+        method: Callable[..., object] = getattr(self, found)
+        return method
 
     # -- reading and writing values ----------------------------------------------------
 
@@ -384,7 +384,7 @@ def completionScript(options: Options, shell: str, program: str | None = None) -
         a script to be sourced, or put where the shell looks for completions.
 
     Raises:
-        UsageError: no such shell is known here.
+        UsageError: no such shell is known here, or *program* is more than one word.
     """
     from threadable import _completion  # rarely wanted
 

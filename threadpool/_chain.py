@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from threadpool._future import UNFIRED, FutureFace
 from threadpool.error import AlreadyCalledError
@@ -155,7 +155,7 @@ class Chain(FutureFace[T]):
         Returns:
             A Deferred that waited for this one and has its result now.
         """
-        steps = self._callbacks
+        steps: Any = self._callbacks
         if not steps or self._paused or self._inner is not None:
             return None
         position = 0
@@ -172,7 +172,7 @@ class Chain(FutureFace[T]):
                         errback._take(result)
                         result = None
                         return errback
-                    callback = errback = errback.callback  # It may object.
+                    callback = errback = cast("Any", errback).callback  # It objects.
                 step = errback if isinstance(result, Failure) else callback
                 if step is None:
                     continue

@@ -173,12 +173,17 @@ class _Runner:
         except BaseException as error:
             return Failure(_without_our_frame(error))
 
+    def pass_on(self, result: Any) -> Any:
+        """Fire with what the returned Deferred got, and leave it there."""
+        self.deferred.callback(result)
+        return result if not isinstance(result, Failure) else None
+
     def finish(self, result: Any) -> None:
         """Fire the coroutine's Deferred and let go of the coroutine's frames."""
         self.coroutine = None
         if isinstance(result, Deferred):
             self.waiting_for = result  # Where a cancel goes from now on.
-            result.addBoth(self.deferred.callback)
+            result.addBoth(self.pass_on)
         else:
             self.deferred.callback(result)
 

@@ -11,6 +11,7 @@ Source: the checks that `asyncio.isfuture`, `Task`, `gather`, `wait` and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
@@ -234,14 +235,16 @@ class FutureFace(Generic[T]):
             return
         for position, (callback, context) in enumerate(waiters):
             # A waiter stepped before this one may have set the chain going again.
-            if context is None:
-                callback(self)
-                continue
-            if not directly or (position and not self._at_rest):
+            if context is not None and (
+                not directly or (position and not self._at_rest)
+            ):
                 self._schedule(callback, context)
                 continue
             try:
-                context.run(callback, self)
+                if context is None:
+                    callback(self)
+                else:
+                    context.run(callback, self)
             except Exception as error:
                 self.get_loop().call_exception_handler(
                     {
@@ -252,8 +255,9 @@ class FutureFace(Generic[T]):
                 )
             except BaseException:
                 # Ctrl-C stops the loop, not the other waiters.
-                for later, its_context in waiters[position + 1 :]:
-                    self._schedule(later, its_context or contextvars.Context())
+                with contextlib.suppress(RuntimeError):  # There is no loop here.
+                    for later, its_context in waiters[position + 1 :]:
+                        self._schedule(later, its_context or contextvars.Context())
                 raise
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections import deque
@@ -107,6 +108,7 @@ class PendingEvents:
         # When the oldest outcome held back was put; None when none is held back.
         self._held_since: float | None = None
         self._closed = False
+        self._end = threading.Lock()
         # Kept alive here; closing it closes this queue. None under a loop that says
         # in another way when it ends.
         self.sentinel: AsyncGenerator[None, None] | None = None
@@ -130,7 +132,7 @@ class PendingEvents:
         self._queue.append(event)
         if self._closed:
             self._refuse(event)
-        if not self._woken:
+        elif not self._woken:
             self._wake()
 
     def hold(self, event: Event, now: float, *, dry: bool) -> None:
@@ -148,6 +150,7 @@ class PendingEvents:
         queue.append(event)
         if self._closed:
             self._refuse(event)
+            return
         if self._woken:
             return
         if dry or len(queue) >= BURST:
@@ -271,7 +274,10 @@ class PendingEvents:
                 _log.exception("A pending event failed; the others go on")
 
     def _abandon(self) -> None:
-        self._closed = True
+        with self._end:  # Two workers may find out at once.
+            if self._closed:
+                return
+            self._closed = True
         lost = len(self._queue)
         self._queue.clear()
         _log.warning(

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import threadable
@@ -29,6 +30,8 @@ class _Here(threading.local):
 
     events: PendingEvents | None = None
     installed: PendingEvents | None = None
+    # The loop that has told us of its end, but may still close what it has open.
+    ending: weakref.ref[object] | None = None
 
 
 _here = _Here()
@@ -106,12 +109,8 @@ def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
         loop=loop,
     )
     threadable.registerAsIOThread()
-    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
-    # generator of ours that is suspended then learns in this way that the loop ends.
-    sentinel = _close_at_the_end(events)
-    with contextlib.suppress(StopIteration):  # Reaches its yield without waiting.
-        sentinel.asend(None).send(None)
-    events.sentinel = sentinel
+    if _here.ending is None or _here.ending() is not loop:
+        events.sentinel = _watch_for_the_end(events)
     _here.events = events
     return events
 
@@ -126,9 +125,20 @@ def _leave(events: PendingEvents) -> None:
         _switch.forget_io_thread()
 
 
+def _watch_for_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
+    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
+    # generator of ours that is suspended then learns in this way that the loop ends.
+    sentinel = _close_at_the_end(events)
+    with contextlib.suppress(StopIteration):  # Reaches its yield without waiting.
+        sentinel.asend(None).send(None)
+    return sentinel
+
+
 async def _close_at_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
+        if events.loop is not None:
+            _here.ending = weakref.ref(events.loop)
         events.close()
         _leave(events)

@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import os
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
@@ -188,14 +189,19 @@ class Reactor:
         """
         event = _Posted(function, args, kwargs)
         home = self._home or self._adopt_if_running()
-        if home is not None:
+        while home is not None:
             try:
                 home.put(event)
             except LoopClosed:
-                home = None
-        if home is None:
-            with self._lock:
+                home = self._adopt_if_running()
+            else:
+                return
+        with self._lock:
+            home = self._home
+            if home is None or home.closed:
                 self._early.append(event)
+            else:  # Adopted by another thread in this very moment.
+                home.put(event)
 
     def callLater(
         self,
@@ -248,6 +254,10 @@ class Reactor:
         Raises:
             threadable.ThreadsDisabled: the program has forbidden threads.
         """
+        home = self._home
+        if home is None or home.closed:
+            # So that a job can post to the loop that it was submitted from.
+            self._adopt_if_running()
         pool = self._pool
         if pool is None:
             with self._lock:
@@ -266,6 +276,10 @@ class Reactor:
         Raises:
             ValueError: *size* is less than 1.
         """
+        if size < 1:
+            raise ValueError(
+                f"A pool of {size} threads would never do anything. Choose 1 or more."
+            )
         with self._lock:
             self._threads = size
             pool = self._pool
@@ -278,12 +292,10 @@ class Reactor:
         if home is not self._home:
             with self._lock:
                 if self._home is None or self._home.closed:
+                    # Under the lock: nobody shall overtake what came before.
+                    while self._early:
+                        home.put(self._early.popleft())
                     self._home = home
-                    early, self._early = self._early, deque()
-                else:
-                    early = deque()
-            for event in early:
-                home.put(event)
         return home
 
     def _adopt_if_running(self) -> PendingEvents | None:
@@ -311,3 +323,14 @@ def require_delay(seconds: float) -> None:
 
 
 reactor = Reactor()
+
+
+def _after_fork_in_child() -> None:
+    """Start the child with a free lock and without the parent's loop."""
+    reactor._lock = threading.Lock()
+    reactor._home = None
+    reactor._early.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

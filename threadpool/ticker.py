@@ -64,14 +64,23 @@ class Ticker:
         with self._lock:
             self._watched[who] = 0
             if self._thread is None:
-                # Daemonic: it holds nothing that must be given back at exit.
-                self._thread = threading.Thread(
-                    target=self._run, name=THREAD_NAME, daemon=True
-                )
-                self._thread.start()
+                self._start(who)
             elif self._asleep:
                 self._asleep = False
                 self._bell.release()
+
+    def _start(self, who: Watched) -> None:
+        # Daemonic: it holds nothing that must be given back at exit.
+        thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # Whoever asked may hold a lock and cannot do without us. It asks again
+            # the next time something waits.
+            del self._watched[who]
+            _log.warning("The ticker's thread could not be started (%s)", error)
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

@@ -381,16 +381,19 @@ def test_lost_connections_are_a_reason(postgres, pg_name, pg_url, scratch):
 class RecordingPool:
     """A pool that only remembers what it was asked, and fails where it is told to."""
 
-    def __init__(self, *, failing=None, gate=None):
+    def __init__(self, *, failing=None, slow=False):
         self.options = SimpleNamespace(cp_max=2)
         self.asked = []
+        self.begun = asyncio.Event()
+        self.gate = asyncio.Event()
         self._failing = failing
-        self._gate = gate
+        if not slow:
+            self.gate.set()
 
     async def runOperation(self, sql):
         self.asked.append(" ".join(sql.split()[:2]))
-        if self._gate is not None:
-            await self._gate.wait()
+        self.begun.set()
+        await self.gate.wait()
         if self._failing and sql.startswith(self._failing):
             raise sqlite3.OperationalError("disk I/O error")
 
@@ -403,14 +406,12 @@ async def use(pool):
 
 async def test_interrupt_while_tables_are_made():
     """Interrupted between two tables, the demo knows which are its own."""
-    gate = asyncio.Event()
-    pool = RecordingPool(gate=gate)
+    pool = RecordingPool(slow=True)
     user = asyncio.ensure_future(use(pool))
-    while not pool.asked:
-        await asyncio.sleep(0)
+    await pool.begun.wait()
     user.cancel()
     await asyncio.sleep(0)
-    gate.set()
+    pool.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await user
     assert pool.asked == ["create table"] * 2 + ["drop table"] * 2

@@ -1,4 +1,4 @@
-"""Hooks before and after methods (HK1-HK6)."""
+"""Hooks before and after methods."""
 
 from __future__ import annotations
 
@@ -138,6 +138,31 @@ def test_what_a_pre_hook_took_is_given_back_if_a_later_one_raises(cls):
         greeter.greet()
     assert isinstance(caught.value.__context__, ValueError)
     assert greeter.calls == ["take a", "take b", "take c", "undo b", "undo a"]
+
+
+def test_it_is_all_the_same_with_keywords(cls):
+    """A call with keywords runs, undoes and stops like one without."""
+    take = noting("take")
+    take.undo = noting("undo")
+
+    def refuse(instance, **kwargs):
+        raise ValueError("no")
+
+    hook.addPre(cls, "greet", take)
+    hook.addPre(cls, "greet", refuse)
+    greeter = cls()
+    with pytest.raises(ValueError, match="no"):
+        greeter.greet(loud=True)
+    loud = ((), {"loud": True})
+    assert greeter.calls == [("take", *loud), ("undo", *loud)]
+
+
+def test_a_stranger_is_not_passed_on(cls):
+    """Called with an object of another class, an inherited method says so."""
+    sub = type("Sub", (cls,), {})
+    hook.addPre(sub, "greet", lambda self: None)
+    with pytest.raises(TypeError, match="super"):
+        sub.greet(3)
 
 
 def test_a_pair_that_is_a_context_manager_is_used_with_with(cls):

@@ -1,4 +1,4 @@
-"""Hooks, removal, synchronization and inheritance in any mixture (HK4, TH3, TH11)."""
+"""Hooks, removal, synchronization and inheritance in any mixture."""
 
 from __future__ import annotations
 

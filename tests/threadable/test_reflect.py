@@ -1,4 +1,4 @@
-"""Looking things up by name and along the hierarchy (RF1-RF6)."""
+"""Looking things up by name and along the hierarchy."""
 
 # ruff: noqa: RUF012 - lists that nobody changes
 

@@ -1,4 +1,4 @@
-"""Threads in earnest: a lock that is there, and one that is not (TH1)."""
+"""Threads in earnest: a lock that is there, and one that is not."""
 
 # ruff: noqa: RUF012 - lists that nobody changes
 

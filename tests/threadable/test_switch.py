@@ -1,4 +1,4 @@
-"""The switch: undecided, on or off, and who is the I/O thread (TH4, TH5, TH8, TH9)."""
+"""The switch: undecided, on or off, and who is the I/O thread."""
 
 # ruff: noqa: RUF012 - lists that nobody changes
 
@@ -413,6 +413,7 @@ if forking.fork() == 0:  # the child, inside a synchronized method of its own
     assert len(_switch._io_threads) == 1 and not len(_switch._pools)
     assert [each.deposit() for each in objects] == ["deposited"] * 2
     assert forking.deposit() == "deposited"
+    threadable.init()
     class Late(Account):
         def deposit(self): return "late"
     assert Late().deposit() == "late" and Inside().deposit() == "deposited"

@@ -1,4 +1,4 @@
-"""Synchronized methods: exclusion, inheritance, places for the lock (TH1-TH7, TH11)."""
+"""Synchronized methods: exclusion, inheritance, places for the lock."""
 
 # ruff: noqa: RUF012 - lists that nobody changes
 
@@ -509,15 +509,20 @@ def test_an_override_that_comes_from_a_mixin_stays_locked(in_thread):
     assert "__wrapped__" not in vars(Mixin.deposit)
 
 
-def test_an_override_is_locked_below_a_class_that_keeps_the_news_to_itself(in_thread):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_override_is_locked_below_a_class_that_keeps_the_news(when, in_thread):
     """A subclass whose `__init_subclass__` calls no super() hides nobody."""
     base = fresh()
     synchronize(base)
-    threadable.init()
+    if when == "after":
+        threadable.init()
 
     class Deaf(base):
         def __init_subclass__(cls):
             pass
+
+    if when == "before":
+        threadable.init()
 
     class Sub(Deaf):
         def deposit(self, amount=2):
@@ -697,10 +702,14 @@ def test_a_class_method_and_its_override_share_one_lock(order, in_thread):
     base = fresh(Registry)
 
     class Sub(base):
-        synchronized = ["add"]
+        synchronized = ["add", "passing"]
 
         @classmethod
         def add(cls, thing=1):
+            return cls, thing  # without super(), which would take the base's lock
+
+        @classmethod
+        def passing(cls, thing):
             return super().add(thing)
 
     threadable.init()
@@ -708,7 +717,7 @@ def test_a_class_method_and_its_override_share_one_lock(order, in_thread):
     for cls in both:
         synchronize(cls)
     assert excluded(in_thread, base.hold, (), Sub.add)
-    assert Sub.add(2) == (Sub, 2)
+    assert Sub.passing(2) == (Sub, 2)
 
 
 def test_properties_are_locked_in_all_their_parts(in_thread):

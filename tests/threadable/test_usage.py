@@ -1,4 +1,4 @@
-"""Options: declaring, parsing, reading, help (US1-US13, US15, US16)."""
+"""Options: declaring, parsing, reading, help."""
 
 # ruff: noqa: N815, RUF012 - the old vocabulary, and lists that nobody changes
 
@@ -553,6 +553,15 @@ def test_it_can_be_copied_and_pickled(duplicate):
     assert (other.source, other.loud, other.twice) == ("a", 1, 8)
     other.parseOptions(["--twice", "5", "b"])
     assert (other.twice, config.twice) == (10, 8)
+
+
+def test_attributes_that_are_no_options_are_only_attributes():
+    """What is assigned without being declared is no value of the dictionary."""
+    config = Server()
+    config.folder = "x"
+    assert config.folder == "x"
+    assert "folder" not in config
+    assert repr(next(iter(config._declared()))) == "<option -q/--quiet>"
 
 
 def test_repr_tells_what_was_given_and_no_values():

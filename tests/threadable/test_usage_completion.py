@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish (US14)."""
+"""Completion in bash, zsh and fish."""
 
 # ruff: noqa: N815, RUF012 - the old vocabulary, and lists that nobody changes
 
@@ -239,6 +239,13 @@ def test_each_shell_has_a_script():
     assert "#compdef my-prog\n" in usage.completionScript(Main(), "zsh", "my-prog")
     with pytest.raises(usage.UsageError, match="'tcsh': there is one for bash, zsh"):
         usage.completionScript(Main(), "tcsh")
+
+
+def test_a_program_without_a_name_of_its_own_has_no_script(monkeypatch):
+    """A shell knows commands; `python -m package` is none."""
+    monkeypatch.setattr(sys, "argv", ["/somewhere/package/__main__.py"])
+    with pytest.raises(usage.UsageError, match="'python -m package' is none"):
+        usage.completionScript(Main(), "bash")
 
 
 def test_the_hidden_word_answers_and_exits(capsys, monkeypatch):

@@ -21,14 +21,14 @@ EAGER = sys.version_info >= (3, 12)
 
 
 def eager_factory(loop, coroutine, *, eager_start=None, **options):
-    """asyncio's own, which does not take in every version what uvloop passes."""
+    """Asyncio's own, which does not take in every version what uvloop passes."""
     return asyncio.eager_task_factory(loop, coroutine, **options)
 
 
 def new_loop(kind):
     if kind == "asyncio":
         return asyncio.new_event_loop()
-    import uvloop  # noqa: PLC0415 - not on every platform
+    import uvloop
 
     return uvloop.new_event_loop()
 
