@@ -31,7 +31,8 @@ async def test_warm_pool_sends_nothing_else(pg_proxy, pg_proxy_url):
 
 async def test_interaction_sends_three(pg_proxy, pg_proxy_url):
     """An interaction is BEGIN, its statements and COMMIT; an error costs nothing more
-    than the ROLLBACK."""
+    than the ROLLBACK.
+    """
     async with ConnectionPool(pg_proxy_url, cp_max=1) as pool:
         await pool.runQuery("select 0")
         before = pg_proxy.statements

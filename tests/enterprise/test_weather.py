@@ -70,7 +70,8 @@ async def test_cancel_an_interaction(endless):
 
 async def test_cancelled_function_cannot_go_on(endless):
     """A function that swallows its cancel runs no further statement, least of all
-    one that would be committed by itself."""
+    one that would be committed by itself.
+    """
     database = endless.database
     database.rows("create table item (id integer primary key, name varchar(40))")
     seen = []
@@ -149,7 +150,8 @@ async def test_cancel_hits_nobody_else(database):
 
 async def test_thousand_cancels(endless):
     """After 1 000 random cancels there are as many connections, threads and files as
-    before, each Deferred has fired exactly once, and the pool works."""
+    before, each Deferred has fired exactly once, and the pool works.
+    """
     chance = random.Random(7)
     fired = []
     database = endless.database
@@ -210,7 +212,8 @@ async def test_thousand_cancels(endless):
 @pytest.mark.parametrize(("maximum", "backlog"), [(1, 0), (1, 3), (4, 0), (4, 3)])
 async def test_pool_full(endless, maximum, backlog):
     """PoolFull if and only if as many jobs are unfinished as `cp_max` and `cp_backlog`
-    allow, reads and writes together; it carries the figures."""
+    allow, reads and writes together; it carries the figures.
+    """
     limit = maximum + backlog
     async with endless.pool(cp_max=maximum, cp_backlog=backlog) as pool:
         taken = [pool.runOperation(endless.sql)]

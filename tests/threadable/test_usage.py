@@ -599,7 +599,7 @@ class Main(usage.Options):
     optFlags = [["quiet", "q", "Say nothing."]]
     subCommands = [
         ("load", "l", Load, "Load a file."),
-        ("dump", None, lambda: Dump(), "Write a file."),  # noqa: PLW0108 - a function
+        ("dump", None, lambda: Dump(), "Write a file."),
     ]
 
     def __init__(self):
