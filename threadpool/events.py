@@ -84,6 +84,7 @@ class PendingEvents:
             that time.
         loop: what the events' Deferreds give as their asyncio loop; None under a
             loop that is not asyncio's.
+        running: says whether the loop is running; left out, it never is.
     """
 
     def __init__(
@@ -93,8 +94,11 @@ class PendingEvents:
         soon: Callable[[Callable[[], object]], object] | None = None,
         later: Callable[[float, Callable[[], object]], object] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
+        running: Callable[[], bool] | None = None,
     ) -> None:
         self.loop = loop
+        self.thread = threading.get_ident()  # Where it was made: the loop's thread.
+        self.running = running or _no
         self._later = later
         self._post = post
         self._soon = soon or post
@@ -290,3 +294,7 @@ class PendingEvents:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<PendingEvents {state}, {len(self._queue)} pending>"
+
+
+def _no() -> bool:
+    return False

@@ -12,6 +12,7 @@ import contextvars
 import functools
 import threading
 import weakref
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import threadable
@@ -38,8 +39,7 @@ _here = _Here()
 
 _nowhere = PendingEvents(lambda _: None)
 
-# The queue found last, by any thread: a loop runs in one thread only, so whoever finds
-# its own loop here has found its own queue. Spares a look at `_here`.
+# The queue found last, by any thread; good for those in whose thread its loop runs.
 _last: PendingEvents = _nowhere
 
 
@@ -49,6 +49,11 @@ def here() -> PendingEvents:
     Raises:
         WrongThread: no loop runs here.
     """
+    # Before 3.12 get_running_loop() asks the system for the process's number each time,
+    # which costs as much as making a job.
+    last = _last
+    if last.thread == get_ident() and last.running() and not last._closed:
+        return last
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -60,9 +65,6 @@ def here() -> PendingEvents:
             "come home to. Call this from a coroutine or a callback; from another "
             "thread, use threadpool.threads.blockingCallFromThread."
         ) from None
-    last = _last
-    if last.loop is loop and not last._closed:
-        return last
     return _find(loop)
 
 
@@ -107,6 +109,7 @@ def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
         soon=functools.partial(loop.call_soon, context=context),
         later=loop.call_later,
         loop=loop,
+        running=loop.is_running,
     )
     threadable.registerAsIOThread()
     if _here.ending is None or _here.ending() is not loop:

@@ -426,9 +426,7 @@ async def test_bank(database):
                 database.sql("update account set money = money + ? where id = ?"),
                 (change, account),
             )
-        txn.execute(
-            database.sql("select money from account where id = ?"), (source,)
-        )
+        txn.execute(database.sql("select money from account where id = ?"), (source,))
         if txn.fetchone()[0] < 0:
             raise LookupError("not enough money")
 

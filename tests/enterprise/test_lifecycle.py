@@ -253,9 +253,7 @@ def test_two_loops_at_a_time(shop):
         answers = await asyncio.gather(*seen)
         found[who] = answers == [(here, who * 1000 + n) for n in range(100)]
 
-    threads = [
-        threading.Thread(target=asyncio.run, args=(use(who),)) for who in (1, 2)
-    ]
+    threads = [threading.Thread(target=asyncio.run, args=(use(who),)) for who in (1, 2)]
     for thread in threads:
         thread.start()
     for thread in threads:

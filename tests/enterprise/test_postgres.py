@@ -78,7 +78,9 @@ async def test_connection_dies_while_idle(pg_proxy, pg_proxy_url, fault):
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset"])
-async def test_connection_dies_at_work(postgres, pg_name, pg_proxy, pg_proxy_url, fault):
+async def test_connection_dies_at_work(
+    postgres, pg_name, pg_proxy, pg_proxy_url, fault
+):
     """Who waits for a statement whose connection dies gets the driver's error."""
     async with ConnectionPool(pg_proxy_url, cp_max=1) as pool:
         call = pool.runQuery(SLEEP)
@@ -143,7 +145,9 @@ async def test_deferred_constraint(pg_url):
             "create table b (id int references a deferrable initially deferred)"
         )
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
-            await pool.runInteraction(lambda txn: txn.execute("insert into b values (1)"))
+            await pool.runInteraction(
+                lambda txn: txn.execute("insert into b values (1)")
+            )
         assert await pool.runQuery("select count(*) from b") == [(0,)]
         assert pool.stats().opened == 1
 

@@ -162,7 +162,9 @@ async def test_readers_work_beside_the_writer(url):
         assert go_on.wait(30)
 
     async with ConnectionPool(url, cp_max=2) as pool:
-        await pool.runScript("create table item (id integer); insert into item values (1)")
+        await pool.runScript(
+            "create table item (id integer); insert into item values (1)"
+        )
         writing = pool.runInteraction(work)
         await reached(inside)
         assert await pool.runQuery("select * from item") == [(1,)]
@@ -201,7 +203,8 @@ async def test_new_file_without_wal(url, caplog):
 
 
 @pytest.mark.parametrize(
-    ("wal", "mode", "told"), [(None, "delete", 1), (True, "wal", 0), (False, "delete", 0)]
+    ("wal", "mode", "told"),
+    [(None, "delete", 1), (True, "wal", 0), (False, "delete", 0)],
 )
 async def test_existing_file(path, url, caplog, wal, mode, told):
     """An existing file keeps its journal mode, with one WARNING that says the cure."""
