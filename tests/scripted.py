@@ -16,8 +16,8 @@ to do, in `will` it tells the next call of any verb.
     crash           raise an error that is none of the driver's
 
 Several lines, separated by semicolons, are done in turn; every other statement gives no
-rows. Every call is counted and written down, and so is each that comes in a thread which
-may not make it. Needs no pytest; any thread may enter.
+rows. Every call is counted and written down, and so is each that comes in a thread
+which may not make it. Needs no pytest; any thread may enter.
 """
 
 from __future__ import annotations

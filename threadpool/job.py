@@ -113,12 +113,14 @@ class Job(Deferred[T]):
         context, self.context = self.context, None
         if self._result is not UNFIRED:
             self.lost()
-        elif self._callbacks and context is not None:
-            context.run(self._fire, self.outcome, directly=True)
-        elif self._paused or isinstance(self.outcome, Failure):
-            self._fire(self.outcome, directly=True)
+            return
+        outcome, self.outcome = self.outcome, None  # A handled failure must be freed.
+        if self._callbacks and context is not None:
+            context.run(self._fire, outcome, directly=True)
+        elif self._paused or isinstance(outcome, Failure):
+            self._fire(outcome, directly=True)
         else:  # What `_fire` would do, without its questions: the hot path.
-            self._result = self.outcome
+            self._result = outcome
             self._at_rest = True
             if self._waiters is not None:
                 self._notify(directly=True)
@@ -127,6 +129,7 @@ class Job(Deferred[T]):
         """Say at DEBUG what came too late, for nobody waits for it. Any thread."""
         if isinstance(self.outcome, Failure):
             _log.debug("A job that nobody waits for any more failed: %s", self.outcome)
+        self.outcome = None
 
     def orphan(self) -> None:
         """Tell whoever waits that the loop ends before the answer. Loop thread."""
@@ -169,12 +172,13 @@ def failureOf(error: BaseException) -> Failure:
     # Without our own frame: the traceback begins in the caller's function.
     tb = error.__traceback__
     error = error.with_traceback(tb.tb_next if tb else None)
+    failure = Failure(error)
     if isinstance(error, _INTERRUPTING):
         wrapper = WorkerInterrupted(
-            f"The job raised {type(error).__name__}: {error}. In a worker that ends "
+            f"The job raised {failure}. In a worker that ends "
             "neither the thread nor the program, only this job; raise an ordinary "
             "exception to say what went wrong."
         )
         wrapper.__cause__ = error
         return Failure(wrapper)
-    return Failure(error)
+    return failure

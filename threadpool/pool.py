@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from threadable import _switch
 from threadpool.crew import Crew, ThreadWorker
-from threadpool.error import WrongThread
+from threadpool.error import PoolClosed, WrongThread
 from threadpool.failure import Failure
 from threadpool.home import here
 from threadpool.job import Job, failureOf
@@ -99,6 +99,7 @@ class ThreadPool:
             idle_seconds=idle_seconds,
         )
         self._team = self._crew.team
+        self._started = self._ended = False
 
     @property
     def min(self) -> int:
@@ -117,8 +118,13 @@ class ThreadPool:
             threadable.ThreadsDisabled: the program has forbidden threads.
             PoolClosed: the pool was stopped or closed.
         """
+        if self._ended:
+            raise PoolClosed(
+                f"{self.name} was closed and cannot be started again. Make a new pool."
+            )
         _switch.turn_on(f"{type(self).__name__} {self.name!r}")
         _switch.pool_started(self, self.name)
+        self._started = True
         self._team.open()
 
     def stop(self) -> None:
@@ -135,10 +141,9 @@ class ThreadPool:
                 "for its own end. Call it elsewhere, or use close()."
             )
         threads = self._crew.threads()
-        self._team.close(lambda: None)
+        self._end(lambda: None)
         for thread in threads:
             thread.join()
-        _switch.pool_stopped(self)
 
     def close(self) -> Deferred[None]:
         """Take no more work, finish what was taken, and end all threads.
@@ -151,14 +156,26 @@ class ThreadPool:
         """
         home = here()
         closed: Deferred[None] = home.deferred()
-        self._team.close(lambda: home.fire(closed, None))
-        _switch.pool_stopped(self)
+        self._end(lambda: home.fire(closed, None))
         return closed
 
     def dismiss(self) -> None:
         """Take no more work; threads end when what was taken is done. Any thread."""
-        self._team.close(lambda: None)
+        self._end(lambda: None)
+
+    def _end(self, when_gone: Callable[[], None]) -> None:
+        self._ended = True
+        self._team.close(when_gone)
         _switch.pool_stopped(self)
+        if self._started:
+            return
+        for job in self._team.withdraw(lambda _: True):
+            if job.home is not None:
+                error = PoolClosed(
+                    f"{self.name} was closed before it was started, so this job was "
+                    "never begun. Start the pool first."
+                )
+                job.home.fire(job, Failure(error))
 
     def adjustPoolsize(
         self, minthreads: int | None = None, maxthreads: int | None = None

@@ -205,6 +205,13 @@ class Roster(Generic[J]):
             or (waiting > self._at[_PREPARING] and self._size < self.maximum)
         )
 
+    def _patience(self) -> float:
+        """Say how many seconds an idle worker shall wait before it leaves."""
+        staying = self._size - self._at[Place.LEAVING]
+        if self._closed or staying > self.maximum:
+            return 0.0
+        return self.idle_seconds if staying > self.minimum else math.inf
+
     def _greet(self, home: PendingEvents | None) -> None:
         if home is not None:
             home.closers.add(self)  # We hear of the end of every loop we work for.

@@ -21,6 +21,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
+from threadpool import ticker
 from threadpool.error import LoopClosed
 from threadpool.job import QUEUED, JobState
 from threadpool.roster import (
@@ -87,6 +88,7 @@ class Team(Roster[J]):
         Raises:
             PoolClosed: the team takes no more work.
             PoolFull: there are as many unfinished jobs as workers and backlog allow.
+            RuntimeError: no thread could be started, and there is none yet.
         """
         now = time.monotonic()
         with self._lock:
@@ -102,11 +104,9 @@ class Team(Roster[J]):
             self._queue.append(job)
             comer = self._call(now) if self._coming is None else None
         if comer is not None:
-            try:
-                self._bring(comer)
-            except RuntimeError:
-                if self.remove(job):  # Else somebody has come for it all the same.
-                    raise
+            error = self._bring(comer)
+            if error is not None and not self._size and self.remove(job):
+                raise error  # Nobody would come for it for a while.
 
     def remove(self, job: J) -> bool:
         """Take *job* back if it still waits.
@@ -185,6 +185,10 @@ class Team(Roster[J]):
         """
         with self._lock:
             self._crew.discard(worker)
+            if worker in self._idle:  # It broke on its way to its rest.
+                self._idle.remove(worker)
+            if self._coming is worker:
+                self._coming = None
             self._at[worker.place] -= 1
             self._size -= 1
             comer = self._call(time.monotonic())
@@ -244,23 +248,19 @@ class Team(Roster[J]):
 
     def _rest(self, worker: Worker[J]) -> bool:
         """Park until woken; False when it is time to leave instead."""
-        while not worker.park(self._patience(worker)):
+        while True:
             with self._lock:
-                if worker.place is not Place.IDLE:
-                    continue  # Woken at the last moment: the wake is on its way.
-                if self._size > self.minimum or self._closed:
+                # Not idle: woken at the last moment, and the wake is on its way.
+                idle = worker.place is Place.IDLE
+                patience = self._patience() if idle else math.inf
+            if worker.park(patience):
+                return True
+            with self._lock:
+                # Others may have left meanwhile, or the bounds may have changed.
+                if worker.place is Place.IDLE and self._patience() <= patience:
                     self._idle.remove(worker)
                     self._move(worker, Place.LEAVING)
                     return False
-        return True
-
-    def _patience(self, worker: Worker[J]) -> float:
-        with self._lock:
-            if worker.place is not Place.IDLE:
-                return math.inf
-            if self._closed or self._size > self.maximum:
-                return 0.0
-            return self.idle_seconds if self._size > self.minimum else math.inf
 
     def loopClosed(self, home: PendingEvents) -> None:
         """Tell everybody who waits in *home*'s loop that it ends. Loop thread.
@@ -278,27 +278,27 @@ class Team(Roster[J]):
 
     # -- Outside the lock ------------------------------------------------------------
 
-    def _bring(self, comer: Worker[J] | Literal["hired"]) -> None:
-        """Carry out what `_call` decided."""
+    def _bring(self, comer: Worker[J] | Literal["hired"]) -> RuntimeError | None:
+        """Carry out what `_call` decided; return why that was not possible."""
         if comer != "hired":
             comer.wake()
-            return
+            return None
         try:
             self._hire()
-        except RuntimeError as error:
+        except RuntimeError as error:  # The system has no thread for us.
             with self._lock:
                 self._coming = None
                 self._size -= 1
                 self._at[Place.HIRED] -= 1
-                alone = not self._size
-            if alone:
-                raise  # Nobody would ever come for the job.
+            ticker.watch(self)  # It tries again while jobs wait.
             _log.warning(
                 "%s could not start one more thread (%s) and goes on with %d.",
                 self.name,
                 error,
                 self._size,
             )
+            return error
+        return None
 
     def tick(self, now: float) -> bool:
         """Wake another worker when nobody comes for the jobs that wait.
@@ -379,7 +379,11 @@ class Team(Roster[J]):
                     comer = "hired"
             if comer is None:
                 return
-            self._bring(comer)
+            error = self._bring(comer)
+            if error is not None:
+                if not self._size:
+                    raise error
+                return
 
     def _rouse(self) -> None:
         """Wake everybody, so that each looks again whether to stay."""

@@ -1,4 +1,4 @@
-"""What the tests of this floor get: a table, a scripted driver, an endless statement."""
+"""What these tests get: a table, a scripted driver, an endless statement."""
 
 from __future__ import annotations
 

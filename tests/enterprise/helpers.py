@@ -81,7 +81,7 @@ class Endless:
         if database.kind == "sqlite":
             self.sql = (
                 "with recursive n(i) as (select 1 union all select i + 1 from n "
-                "where seen()) select count(*) from n"
+                "where i > 1 or seen()) select count(*) from n"
             )
         else:
             self.sql = "select pg_sleep(600)"

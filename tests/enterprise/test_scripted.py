@@ -147,7 +147,7 @@ async def test_connect_fails_while_others_serve(script, caplog):
 
 
 async def test_failing_openfun(script):
-    """A connection whose `cp_openfun` fails is closed, not leaked; its error is told."""
+    """A connection whose `cp_openfun` fails is closed; its error is told."""
 
     def refuse(raw):
         raise LookupError("not this one")
@@ -161,7 +161,7 @@ async def test_failing_openfun(script):
 
 
 async def test_failing_close(script, expect_errors):
-    """A connection that cannot be closed is logged, and the pool closes all the same."""
+    """A connection that cannot be closed is logged; the pool closes all the same."""
     script.will("close", "fail stuck")
     async with ConnectionPool(script, cp_max=1) as pool:
         await pool.runQuery("rows 1")

@@ -1,4 +1,4 @@
-"""What is SQLite's own: one writer and its readers, the journal, databases in memory."""
+"""What is SQLite's own: a writer and its readers, the journal, data in memory."""
 
 from __future__ import annotations
 

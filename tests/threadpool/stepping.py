@@ -87,6 +87,7 @@ def stages(patch):
     ticker = Ticker(clock)
     patch.setattr(team_module, "time", SimpleNamespace(monotonic=clock.seconds))
     patch.setattr(roster_module, "ticker", ticker)
+    patch.setattr(team_module, "ticker", ticker)
     return Stages(clock, ticker)
 
 
