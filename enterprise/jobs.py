@@ -6,6 +6,7 @@ says through the driver it is handed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 from asyncio import CancelledError
@@ -38,6 +39,10 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# A cancel that reaches the database between two statements, or just before the first,
+# stops nothing. It is sent again after this time, then after twice as long, and so on.
+AGAIN_SECONDS = 0.02
 
 
 class DatabaseJob(Job[T]):
@@ -75,6 +80,8 @@ class DatabaseJob(Job[T]):
 
     def _roll_back(self, driver: Driver, raw: Any) -> None:
         """Leave no transaction behind for the next job, after an error."""
+        if self.worker is not None:
+            self.worker.spare()  # A rollback that is cancelled costs the connection.
         try:
             driver.rollback(raw)
         except Exception as error:
@@ -88,11 +95,25 @@ class DatabaseJob(Job[T]):
 
     def stopRunning(self) -> object:
         """Have the statement stopped where it runs; the worker then confirms it."""
+        if not self.cancel_wanted:
+            # Where the outcome is on its way home already, nobody will `conclude`.
+            self._late_cancel = True
+            self._keep_halting(AGAIN_SECONDS)
+        return LATER
+
+    def halt(self) -> None:
+        """Stop the statement that runs at this moment, if there is one. Any thread."""
         self.cancel_wanted = True
         worker = self.worker
         if worker is not None:  # Else it will check before it begins.
             worker.office.cancel(worker, self)
-        return LATER
+
+    def _keep_halting(self, pause: float) -> None:
+        """Halt until there is an answer: a statement about to begin hears nothing."""
+        if not self.called and self.home is not None:
+            self.halt()
+            again = functools.partial(self._keep_halting, min(pause * 2, 1.0))
+            self.home.later(pause, again)
 
     def conclude(self) -> None:
         """Say what the outcome of a cancelled job is. Worker's thread.
@@ -103,7 +124,7 @@ class DatabaseJob(Job[T]):
         if self.committed or not isinstance(self.outcome, Failure):
             self._late_cancel = self.stop_error is None
         else:
-            self._late_cancel = False  # Where a reader's attempt had set it.
+            self._late_cancel = False
             self.outcome = Failure(
                 self.stop_error or cancelledError(self._cancel_message)
             )

@@ -297,7 +297,7 @@ class Office:
                 _send_home(job)
             for job in crew.team.running():
                 job.stop_error = self._over()
-                job.stopRunning()
+                job.halt()
 
     def _abandon(self) -> None:
         """The drivers do not obey: leave their threads to themselves."""

@@ -71,6 +71,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         # Held while the canceller speaks to the connection.
         self.guard = threading.Lock()
         self._raw: Any = None
+        self._spared = False  # guarded by: guard (for setting it)
         self._tried = False
 
     def prepare(self) -> bool:
@@ -114,6 +115,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def run(self, job: DatabaseJob[Any]) -> bool:
         """Do *job* on the connection, and see whether the connection has survived."""
         self.job = job
+        self._spared = False
         job.worker = self
         finished = True
         try:
@@ -149,8 +151,13 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def cancel(self, job: DatabaseJob[Any]) -> None:
         """Stop *job* if it is still running here. The canceller's thread."""
         with self.guard:
-            if self.job is job:
+            if self.job is job and not self._spared:
                 self.driver.cancel(self._raw)
+
+    def spare(self) -> None:
+        """Let no cancel meet what this job does from here on."""
+        with self.guard:
+            self._spared = True
 
     def _judge(self, error: BaseException) -> Failure:
         if self.driver.lost(self._raw, error):

@@ -55,7 +55,10 @@ class _CallWorker(ThreadWorker[Job[Any]]):
                 job.outcome = job.context.run(function, *args)
         except BaseException as error:
             job.outcome = failureOf(error)
+            # The error's traceback keeps this frame: it must not keep the work.
+            del function, args, kwargs
         self.job = None
+        del job
         return True
 
 
@@ -140,10 +143,11 @@ class ThreadPool:
                 f"stop() was called on a thread of {self.name} itself and would wait "
                 "for its own end. Call it elsewhere, or use close()."
             )
-        threads = self._crew.threads()
-        self._end(lambda: None)
-        for thread in threads:
-            thread.join()
+        gone = threading.Event()
+        self._end(gone.set)
+        gone.wait()
+        for thread in self._crew.threads():
+            thread.join()  # Its work is over; it only has to end.
 
     def close(self) -> Deferred[None]:
         """Take no more work, finish what was taken, and end all threads.

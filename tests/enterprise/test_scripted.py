@@ -247,6 +247,29 @@ async def test_cancel_in_commit(script):
         assert script.calls["rollback"] == 0
 
 
+async def test_cancel_on_the_way_home(script):
+    """A cancel that comes when the value is on its way comes at the next await."""
+    told = []
+
+    async def work(pool):
+        told.append(await pool.runQuery("rows 1"))
+        try:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    async with ConnectionPool(script, cp_max=1) as pool:
+        task = asyncio.create_task(work(pool))
+        await asyncio.sleep(0)
+        while pool.stats().unfinished:
+            pass  # The loop cannot take it in meanwhile.
+        task.cancel()
+        assert isinstance(await outcome(task), asyncio.CancelledError)
+        assert told == [[(1,)], "cancelled"]
+
+
 async def test_cancel_before_commit(script):
     """A cancel that arrives while the function works rolls back, never commits."""
     async with ConnectionPool(script, cp_max=1) as pool:
