@@ -41,6 +41,9 @@ T = TypeVar("T")
 # before it leaves their threads to themselves.
 ABORT_SECONDS = 2.0
 
+# How often it tells them in that time: a statement about to begin hears nothing.
+HALTS = 10
+
 # How often `start` looks whether a connection is missing that nobody is opening: a
 # worker that failed is gone after some microseconds, a human does not notice this.
 FILL_SECONDS = 0.05
@@ -244,9 +247,11 @@ class Office:
         self._begin_closing()
         if home is None:
             if not self._ended.wait(seconds):
-                self._stop_running()
-                if not self._ended.wait(ABORT_SECONDS):
-                    self._abandon()
+                for _ in range(HALTS):
+                    self._stop_running()
+                    if self._ended.wait(ABORT_SECONDS / HALTS):
+                        break
+                self._abandon()
             closed.callback(None)
             return closed
         with self._lock:
@@ -256,7 +261,9 @@ class Office:
         if over:
             closed.callback(None)
         else:
-            home.later(seconds, self._stop_running)
+            for turn in range(HALTS):
+                pause = seconds + ABORT_SECONDS * turn / HALTS
+                home.later(pause, self._stop_running)
             home.later(seconds + ABORT_SECONDS, self._abandon)
         return closed
 

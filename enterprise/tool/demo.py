@@ -15,7 +15,7 @@ from enterprise.tool.progress import displayOn
 from enterprise.tool.showcase import place, tables
 from enterprise.tool.showcase.accounts import Transfers
 from enterprise.tool.showcase.characters import Load, LookUps, characters
-from enterprise.tool.showcase.contest import HEADINGS, compare
+from enterprise.tool.showcase.contest import HEADINGS, Measured, compare
 from enterprise.tool.table import table
 from threadable import usage
 
@@ -99,14 +99,9 @@ class DemoOptions(Command):
                 )
                 async with tables.created(pool, drop=not where.ours):
                     measured = [await compare(work, pool, display) for work in works]
-        print(table(HEADINGS, [each.cells() for each in measured]))
-        late = max(each.late_seconds for each in measured)
-        print(
-            f"\nEvery answer was checked: no money was lost or made, and "
-            f"{transfers.refused:,} transfers asked\nfor more than there was and were "
-            "rolled back. A plain loop stops the event loop for\nall of its time; "
-            f"while the pool worked, nothing else waited longer than {late:.3f} s."
-        )
+            if self["keep"] is not None:
+                await place.settle(where)
+        _report(measured, transfers.refused)
 
     def _place(self) -> AbstractContextManager[place.Place]:
         if self["url"] is not None:
@@ -114,3 +109,14 @@ class DemoOptions(Command):
         if self["keep"] is not None:
             return place.newFile(Path(self["keep"]))
         return place.temporaryFile()
+
+
+def _report(measured: list[Measured], refused: int) -> None:
+    print(table(HEADINGS, [each.cells() for each in measured]))
+    late = max(each.late_seconds for each in measured)
+    print(
+        f"\nEvery answer was checked: no money was lost or made, and {refused:,} "
+        "transfers asked\nfor more than there was and were rolled back. A plain loop "
+        "stops the event loop for\nall of its time; while the pool worked, nothing "
+        f"else waited longer than {late:.3f} s."
+    )

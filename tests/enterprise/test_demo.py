@@ -163,6 +163,7 @@ def test_kept_file_holds_all(tmp_path, scratch):
     assert [entry for entry in tmp_path.iterdir() if entry != scratch] == [path]
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute(f"select * from {tables.CHARACTER}").fetchall()
+        assert connection.execute("pragma journal_mode").fetchone() == ("delete",)
         [money] = connection.execute(f"select sum(balance) from {tables.ACCOUNT}")
     assert len(rows) > 130_000
     for code_point, name, category in rows:

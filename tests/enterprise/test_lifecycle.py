@@ -49,11 +49,15 @@ async def test_failed_start_in_async_with(script):
 
 
 async def test_start_again(script):
-    """Who starts the pool again after a connect error gets all its connections."""
-    script.will("connect", *["fail no route"] * 5)
+    """Who starts the pool again after connect errors gets all its connections."""
+    script.will("connect", *[f"hang {n}; fail no route" for n in range(3)])
     pool = ConnectionPool(script, cp_min=3, cp_max=3)
-    while await outcome(pool.start()) is not None:
-        pass
+    started = outcome(pool.start())
+    for n in range(3):
+        await reached(script.gate(str(n)).reached)
+    script.release()
+    while await started is not None:
+        started = outcome(pool.start())
     assert pool.stats().connections == script.open == 3
     await pool.close()
 

@@ -268,6 +268,30 @@ async def test_memory_survives_cancels():
         assert (pool.stats().opened, pool.stats().connections) == (1, 1)
 
 
+async def test_cancel_before_the_first_step(url):
+    """A cancel that SQLite does not hear, since its statement is about to begin, is
+    repeated until the statement stops.
+    """
+    inside, go_on = threading.Event(), threading.Event()
+
+    def authorize(*_):
+        inside.set()
+        assert go_on.wait(30)
+        return sqlite3.SQLITE_OK
+
+    async with ConnectionPool(
+        url, cp_max=1, cp_openfun=lambda raw: raw.set_authorizer(authorize)
+    ) as pool:
+        call = pool.runQuery(ENDLESS)
+        await reached(inside)
+        call.cancel()
+        while not pool._office._canceller.stats().finished:
+            await asyncio.sleep(0)
+        go_on.set()
+        assert isinstance(await outcome(call), asyncio.CancelledError)
+        assert await pool.runQuery("select 1") == [(1,)]
+
+
 # -- limits ----------------------------------------------------------------------------
 
 

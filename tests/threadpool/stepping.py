@@ -48,8 +48,7 @@ class Stage(MemoryCrew):
             self.clock.advance(seconds)
             self.diary.append(name)
 
-        job = Job(None, play, (), {}, self.team)
-        return job
+        return Job(None, play, (), {}, self.team)
 
     def submit(self, *names, seconds=LONG):
         """Submit a job for each name; return the last."""

@@ -51,7 +51,7 @@ def awaiting(awaitable):
 BOTH = pytest.mark.parametrize("runs", [awaiting, yielding])
 
 
-# -- results -------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------
 
 
 @BOTH
@@ -194,7 +194,7 @@ def test_cancel_reaches_a_returned_deferred():
     assert outer.cancelled()
 
 
-# -- the order of things ---------------------------------------------------------------
+# -- the order of things -----------------------------------------------------------
 
 
 def test_coroutine_runs_up_to_its_first_wait_at_once():
@@ -312,7 +312,7 @@ def test_context_is_the_coroutines_own():
     variable.reset(token)
 
 
-# -- beside asyncio --------------------------------------------------------------------
+# -- beside asyncio ----------------------------------------------------------------
 
 
 @BOTH
@@ -368,12 +368,12 @@ def test_foreign_awaitable_is_refused():
     assert "neither a Deferred nor a future" in str(error)
 
 
-# -- cancelling ----------------------------------------------------------------------
+# -- cancelling --------------------------------------------------------------------
 
 
 @BOTH
 def test_cancel_reaches_the_awaited_deferred(runs):
-    """Cancelling the coroutine's Deferred cancels what it waits for, message and all."""
+    """Cancelling the coroutine's Deferred cancels what it waits for."""
     asked = []
     inner = Deferred(asked.append)
     outer = runs(inner)
@@ -468,7 +468,7 @@ def test_cancel_of_a_finished_coroutine():
     assert not awaiting(succeed(1)).cancel()
 
 
-# -- Ctrl-C --------------------------------------------------------------------------
+# -- Ctrl-C ------------------------------------------------------------------------
 
 
 @BOTH
@@ -533,7 +533,7 @@ async def test_ctrl_c_does_not_empty_the_agenda():
         assert [await other for other in others] == [7, 7, 7]
 
 
-# -- nothing stays ---------------------------------------------------------------------
+# -- nothing stays -----------------------------------------------------------------
 
 
 def test_unhandled_failure_of_a_coroutine_is_logged_once(expect_errors):

@@ -33,7 +33,7 @@ def boom(*_):
     raise ValueError("boom")
 
 
-# -- the chain -----------------------------------------------------------------------
+# -- the chain ---------------------------------------------------------------------
 
 
 def test_results_run_down_the_chain():
@@ -183,7 +183,7 @@ def test_context_of_an_exception_is_kept_short():
     assert tb.tb_next is None
 
 
-# -- firing --------------------------------------------------------------------------
+# -- firing ------------------------------------------------------------------------
 
 
 def test_firing_twice_is_refused():
@@ -247,7 +247,7 @@ def test_called_tells_whether_it_fired():
     assert not deferred.done()
 
 
-# -- pause ---------------------------------------------------------------------------
+# -- pause -------------------------------------------------------------------------
 
 
 def test_pause_holds_the_chain():
@@ -293,7 +293,7 @@ def test_unpause_without_pause_is_refused():
         Deferred().unpause()
 
 
-# -- Deferreds inside ----------------------------------------------------------------
+# -- Deferreds inside --------------------------------------------------------------
 
 
 def test_returned_deferred_is_waited_for():
@@ -316,7 +316,7 @@ def test_returned_deferred_that_fired_is_taken_at_once():
 def test_failure_of_the_inner_one_moves_out():
     """An inner failure is the outer chain's, and counts as handled inside."""
     inner, seen = Deferred(), []
-    succeed(1).addCallback(lambda _: inner).addErrback(seen.append)
+    succeed(1).addCallback(lambda _, i=inner: i).addErrback(seen.append)
     inner.errback(KeyError())
     assert seen[0].check(KeyError)
     del inner, seen
@@ -406,7 +406,7 @@ def test_long_chain_of_callbacks():
     assert deferred.result() == DEEP
 
 
-# -- cancel --------------------------------------------------------------------------
+# -- cancel ------------------------------------------------------------------------
 
 
 def test_cancel_fails_with_cancelled_error():
@@ -502,7 +502,7 @@ def test_errback_may_swallow_a_cancel():
     assert deferred.result() is CancelledError
 
 
-# -- nothing is swallowed --------------------------------------------------------------
+# -- nothing is swallowed ----------------------------------------------------------
 
 
 def unhandled(records):
@@ -553,7 +553,7 @@ def test_failure_that_passes_callbacks_is_logged_once(expect_errors):
 def test_failure_moved_to_an_outer_chain_is_logged_there(expect_errors):
     """A failure that moved outward is one failure, not two."""
     inner = Deferred()
-    outer = succeed(1).addCallback(lambda _: inner)
+    outer = succeed(1).addCallback(lambda _, i=inner: i)
     inner.errback(ValueError("lost"))
     del inner
     gc.collect()
@@ -586,7 +586,7 @@ def test_cancelled_deferred_is_not_reported():
     gc.collect()
 
 
-# -- Ctrl-C --------------------------------------------------------------------------
+# -- Ctrl-C ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
@@ -672,7 +672,7 @@ async def test_ctrl_c_in_an_outer_one_leaves_the_inner_one_alone():
         assert await task is None
 
 
-# -- makers --------------------------------------------------------------------------
+# -- makers ------------------------------------------------------------------------
 
 
 def test_succeed_and_fail():
@@ -728,7 +728,7 @@ def test_log_error_logs_and_goes_on(expect_errors):
     assert isinstance(deferred.exception(), ValueError)
 
 
-# -- what it looks like --------------------------------------------------------------
+# -- what it looks like ------------------------------------------------------------
 
 
 def test_repr_tells_the_state():

@@ -90,7 +90,7 @@ def scene(monkeypatch):
     return Scene(monkeypatch)
 
 
-# -- bursts --------------------------------------------------------------------------
+# -- bursts ------------------------------------------------------------------------
 
 
 def test_one_wake_for_a_burst(scene):
@@ -206,7 +206,7 @@ def test_event_put_while_the_pass_ends(scene):
     assert scene.diary == ["a", "late"]
 
 
-# -- holding back --------------------------------------------------------------------
+# -- holding back ------------------------------------------------------------------
 
 
 def test_outcome_of_a_worker_that_runs_dry_wakes_at_once(scene):
@@ -276,7 +276,7 @@ def test_held_back_outcome_travels_with_any_wake(scene):
     assert scene.loop.posts == 2
 
 
-# -- the end -------------------------------------------------------------------------
+# -- the end -----------------------------------------------------------------------
 
 
 def test_closing_lets_happen_what_is_there(scene):
@@ -388,7 +388,7 @@ def test_two_workers_find_the_dead_loop_at_once(caplog):
     assert len(caplog.records) == 1
 
 
-# -- Deferreds -----------------------------------------------------------------------
+# -- Deferreds ---------------------------------------------------------------------
 
 
 def test_fire_brings_a_result_home(scene):
@@ -415,7 +415,7 @@ def test_fire_after_the_end(scene):
     scene.events.fire(Deferred(), 7)
 
 
-# -- with a real loop and real threads -------------------------------------------------
+# -- with a real loop and real threads ---------------------------------------------
 
 
 async def test_many_threads_put_many_events():
@@ -445,7 +445,7 @@ async def test_many_threads_put_many_events():
         assert [n for w, n in diary if w == worker] == list(range(each))
 
 
-# -- the ticker ------------------------------------------------------------------------
+# -- the ticker --------------------------------------------------------------------
 
 
 class Patient:

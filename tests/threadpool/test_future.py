@@ -85,7 +85,7 @@ async def start(*awaitables):
     return tasks
 
 
-# -- awaiting ------------------------------------------------------------------------
+# -- awaiting ----------------------------------------------------------------------
 
 
 def test_task_awaits_a_deferred(run):
@@ -301,7 +301,7 @@ def test_asyncio_takes_it_for_a_future(run):
     run(main())
 
 
-# -- done-callbacks ------------------------------------------------------------------
+# -- done-callbacks ----------------------------------------------------------------
 
 
 def test_done_callback_comes_through_the_loop(run):
@@ -403,7 +403,7 @@ def test_ctrl_c_in_one_waiter_does_not_lose_the_others():
     loop.close()
 
 
-# -- cancelling ----------------------------------------------------------------------
+# -- cancelling --------------------------------------------------------------------
 
 
 def test_cancelling_the_task_cancels_the_deferred(run):
@@ -494,7 +494,7 @@ def test_cancelled_deferred_cancels_the_awaiting_task(run):
     run(main())
 
 
-# -- what asyncio offers ---------------------------------------------------------------
+# -- what asyncio offers -----------------------------------------------------------
 
 
 def test_wait_for(run):
@@ -697,9 +697,8 @@ def test_as_completed(run):
 
     async def main():
         first, second = Deferred(), Deferred()
-        loop = asyncio.get_running_loop()
-        loop.call_soon(second.callback, 2)
-        loop.call_later(0.001, first.callback, 1)
+        second.add_done_callback(lambda _: soon(first, 1))
+        soon(second, 2)
         found = [await each for each in asyncio.as_completed([first, second])]
         assert found == [2, 1]
 

@@ -30,7 +30,7 @@ def records(caplog):
     return [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-# -- here ----------------------------------------------------------------------------
+# -- here --------------------------------------------------------------------------
 
 
 def test_no_loop_is_the_wrong_thread():
@@ -105,7 +105,7 @@ def test_loop_that_runs_twice_keeps_its_queue():
     loop.close()
 
 
-# -- successive and concurrent loops ---------------------------------------------------
+# -- successive and concurrent loops -----------------------------------------------
 
 
 def test_successive_loops(pool):
@@ -134,7 +134,7 @@ def test_two_threads_with_a_loop_each(pool):
             job.result()
 
 
-# -- the end with work in flight -------------------------------------------------------
+# -- the end with work in flight ---------------------------------------------------
 
 
 def test_loop_that_ends_errbacks_what_is_pending(pool):

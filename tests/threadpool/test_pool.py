@@ -81,7 +81,7 @@ def block(pool, make_pool):
     return end
 
 
-# -- results -------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------
 
 
 async def test_result_comes_home(pool):
@@ -194,7 +194,7 @@ async def test_job_submits_a_job(lone):
     assert await lone.deferToThread(int).addCallback(again) == 1000
 
 
-# -- context -------------------------------------------------------------------------
+# -- context -----------------------------------------------------------------------
 
 
 async def test_context_variables_are_carried(pool):
@@ -235,7 +235,7 @@ async def test_context_of_a_call_is_carried(pool):
     assert seen == ["caller"]
 
 
-# -- nothing is kept ---------------------------------------------------------------------
+# -- nothing is kept ---------------------------------------------------------------
 
 
 async def test_references_are_dropped_with_the_work(lone):
@@ -329,7 +329,7 @@ async def test_failure_that_nobody_saw_is_logged_once(lone, expect_errors):
     assert record.failure.check(ZeroDivisionError)
 
 
-# -- bounds --------------------------------------------------------------------------
+# -- bounds ------------------------------------------------------------------------
 
 
 async def test_full_pool_errbacks(make_pool):
@@ -377,7 +377,7 @@ async def test_backlog_of_none_is_no_bound(make_pool):
 )
 def test_impossible_bounds_are_refused(minimum, maximum, backlog):
     """Bounds that contradict each other are refused, with advice."""
-    with pytest.raises(ValueError, match="Choose a minimum|choose 0 or more"):
+    with pytest.raises(ValueError, match=r"(Choose a minimum|choose 0 or more)"):
         ThreadPool(minimum, maximum, backlog=backlog)
 
 
@@ -427,7 +427,7 @@ def test_idle_threads_retire(make_pool):
     assert done.wait(WAIT)
 
 
-# -- cancelling ----------------------------------------------------------------------
+# -- cancelling --------------------------------------------------------------------
 
 
 async def test_cancelled_while_queued_never_runs(lone, make_pool):
@@ -502,7 +502,7 @@ async def test_cancel_in_the_moment_of_the_outcome(lone, make_pool):
     assert await lone.deferToThread(int) == 0
 
 
-# -- what a job may raise ----------------------------------------------------------------
+# -- what a job may raise ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -599,7 +599,7 @@ def test_ctrl_c_in_a_callback_stops_the_loop_only(pool):
     loop.close()
 
 
-# -- without a Deferred ------------------------------------------------------------------
+# -- without a Deferred ------------------------------------------------------------
 
 
 def test_call_in_thread_works_anywhere(pool):
@@ -689,7 +689,7 @@ def test_many_threads_submit(make_pool):
     assert stats.most_workers <= 4
 
 
-# -- where there is no loop --------------------------------------------------------------
+# -- where there is no loop --------------------------------------------------------
 
 
 def test_defer_needs_a_loop(pool):
@@ -706,7 +706,7 @@ async def test_defer_from_a_worker_is_the_wrong_thread(pool):
         await pool.deferToThread(pool.deferToThread, int)
 
 
-# -- the end -------------------------------------------------------------------------
+# -- the end -----------------------------------------------------------------------
 
 
 async def test_close_finishes_what_was_taken(make_pool):

@@ -38,7 +38,7 @@ async def turns(number=3):
         await asyncio.sleep(0)
 
 
-# -- callFromThread --------------------------------------------------------------------
+# -- callFromThread ----------------------------------------------------------------
 
 
 async def test_call_from_thread_calls_on_the_loops_thread(reactor):
@@ -190,7 +190,7 @@ def test_call_made_while_the_loop_is_adopted(reactor):
     assert seen == [1]
 
 
-# -- callLater -------------------------------------------------------------------------
+# -- callLater ---------------------------------------------------------------------
 
 
 async def test_call_later_calls_once(reactor):
@@ -248,7 +248,7 @@ def test_time_needs_a_loop(reactor):
             ask()
 
 
-# -- threads ---------------------------------------------------------------------------
+# -- threads -----------------------------------------------------------------------
 
 
 async def test_call_in_thread_runs_elsewhere(reactor):

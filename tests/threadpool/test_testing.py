@@ -10,7 +10,7 @@ from threadpool.error import AlreadyCalled, AlreadyCancelled
 from threadpool.job import Job
 from threadpool.testing import Clock, MemoryCrew
 
-# -- Clock ---------------------------------------------------------------------------
+# -- Clock -------------------------------------------------------------------------
 
 
 def test_clock_stands_still():
@@ -121,7 +121,7 @@ def test_impossible_times_are_refused(wrong):
             ask(wrong)
 
 
-# -- MemoryCrew ----------------------------------------------------------------------
+# -- MemoryCrew --------------------------------------------------------------------
 
 
 def test_crew_is_moved_by_hand():

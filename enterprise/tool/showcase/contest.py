@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from enterprise import ConnectionPool
     from enterprise.tool.progress import Display, Step
 
-__all__ = ["Measured", "Work", "WrongAnswer", "compare", "crowd"]
+__all__ = ["HEADINGS", "Measured", "Work", "WrongAnswer", "compare", "crowd"]
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """The database of a demonstration: somebody's, a new file, or a temporary one.
 
-The main thread enters here, before the demonstration and after it.
+The loop thread enters here, before the demonstration and after it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from enterprise import ConnectionPool
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FileInTheWay", "Place", "givenPlace", "newFile", "temporaryFile"]
+__all__ = [
+    "FileInTheWay",
+    "Place",
+    "givenPlace",
+    "newFile",
+    "settle",
+    "temporaryFile",
+]
 
 # What SQLite may put beside its file.
 _BESIDE = ("-journal", "-shm", "-wal")
@@ -92,6 +101,19 @@ def givenPlace(url: str) -> Iterator[Place]:
     with newFile(path):
         yield Place((url,), ours=True)
     _remove(path)
+
+
+async def settle(place: Place) -> None:
+    """Bring all of a SQLite database into its one file, so that it can be moved.
+
+    Connections that close at the same moment take each other for still open, and
+    leave the last pages in a file beside it.
+
+    Args:
+        place: of the file, to which nobody is connected.
+    """
+    async with ConnectionPool(*place.source, cp_max=1, cp_wal=False) as pool:
+        await pool.runQuery("pragma journal_mode = delete", write=True)
 
 
 def _sqlite_file(url: str) -> Path | None:
