@@ -15,6 +15,24 @@ if TYPE_CHECKING:
 __all__ = ["Options"]
 
 
+_SECONDS = ((int, float), "a number of seconds")
+_FLAG = ((bool,), "True or False")
+
+# What each option may be, and how to say so.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "cp_min": ((int,), "an int"),
+    "cp_max": ((int,), "an int"),
+    "cp_backlog": ((int, type(None)), "an int, or None for no bound"),
+    "cp_connect_timeout": _SECONDS,
+    "cp_idle": _SECONDS,
+    "cp_close_timeout": _SECONDS,
+    "cp_name": ((str, type(None)), "a string"),
+    "cp_noisy": _FLAG,
+    "cp_openfun": ((object,), "a function that takes a connection"),
+    "cp_wal": ((bool, type(None)), "True, False or None"),
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a ConnectionPool behaves.
@@ -48,6 +66,8 @@ class Options:
     cp_wal: bool | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            self._check_kind(field.name, getattr(self, field.name))
         if self.cp_max < 1 or not 0 <= self.cp_min <= self.cp_max:
             raise ConfigurationError(
                 f"A pool of {self.cp_min} to {self.cp_max} connections is not "
@@ -65,6 +85,20 @@ class Options:
                 raise ConfigurationError(
                     f"{name} is {value!r}. It counts seconds: choose 0 or more."
                 )
+
+    @staticmethod
+    def _check_kind(name: str, value: object) -> None:
+        kinds, words = _KINDS[name]
+        # True is an int to Python, but hardly a number of connections.
+        fits = isinstance(value, kinds) and (
+            bool in kinds or not isinstance(value, bool)
+        )
+        if name == "cp_openfun":
+            fits = value is None or callable(value)
+        if not fits:
+            raise ConfigurationError(
+                f"{name} is {value!r}, of type {type(value).__name__}. Pass {words}."
+            )
 
     @classmethod
     def split(cls, keywords: dict[str, Any]) -> tuple[Self, dict[str, Any]]:

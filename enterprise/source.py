@@ -170,6 +170,13 @@ def _module_of(dialect: Any) -> ModuleType:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")) or name.endswith(
+        (".db", ".sqlite", ".sqlite3")
+    ):
+        raise ConfigurationError(
+            f"{name!r} is neither a URL nor the name of a module. For a SQLite file "
+            f"write 'sqlite:///{name}', for a server 'postgresql://user@host/name'."
+        )
     try:
         module = importlib.import_module(name)
     except ImportError as error:

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.drivers.base import Lane
-from enterprise.errors import ConnectFailed
+from enterprise.errors import ConnectFailed, TransactionEnded
 from threadpool.crew import ThreadWorker
 from threadpool.job import failureOf
 
@@ -104,13 +104,21 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         return raw
 
     def _explain(self, error: BaseException) -> ConnectFailed:
+        said = f"{type(error).__name__}: {error}".rstrip(".?! \n")
         explained = ConnectFailed(
-            f"No connection to {self.driver.name} could be opened: "
-            f"{type(error).__name__}: {error}. Check that the server runs, and the "
-            "address, the user and the password; the driver's error is the cause."
+            f"No connection to {self.driver.name} could be opened: {said}. Nothing "
+            f"was done. {self._advice(error)} The driver's error is the cause."
         )
         explained.__cause__ = error
         return explained
+
+    def _advice(self, error: BaseException) -> str:
+        if isinstance(error, TypeError):
+            return (
+                "Check the arguments: the driver's connect() got all that do not "
+                "start with cp_."
+            )
+        return self.driver.connect_advice
 
     def run(self, job: DatabaseJob[Any]) -> bool:
         """Do *job* on the connection, and see whether the connection has survived."""
@@ -122,6 +130,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if job.cancel_wanted:
                 job.check()
             job.outcome = job.do(self.driver, self._raw)
+            if self.driver.dirty(self._raw):
+                self._clean()
         except BaseException as error:
             if self._may_pass_on(job, error):
                 finished = False
@@ -140,6 +150,19 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         else:
             self.office.passOn(job)
         return finished
+
+    def _clean(self) -> None:
+        """End a transaction that a job has left open: the next one's work is not in it.
+
+        Raises:
+            TransactionEnded: always.
+        """
+        self.driver.rollback(self._raw)
+        raise TransactionEnded(
+            "A statement began a transaction and nobody ended it, so it was rolled "
+            "back: the next statement may run on any connection. Use runInteraction "
+            "for what belongs together; it begins and ends the transaction."
+        )
 
     def _may_pass_on(self, job: DatabaseJob[Any], error: BaseException) -> bool:
         return (
@@ -163,6 +186,12 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         if self.driver.lost(self._raw, error):
             self.ready = False
         return failureOf(error)
+
+    def interrupt(self) -> None:
+        """Stop whatever runs, for the process is about to end."""
+        with self.guard:
+            if self.job is not None and self.driver.cancels:
+                self.driver.cancel(self._raw)
 
     def discard(self) -> None:
         """Let no further job run on this connection."""

@@ -110,8 +110,7 @@ def turn_on(by: str) -> None:
             raise ThreadsDisabled(
                 f"{by} needs threads, but {_decided_by} has forbidden them. Remove "
                 "that call, or call threadable.init() before the first pool is made; "
-                "where threads must stay off, use a ConnectionPool on a database "
-                "with an async driver."
+                "where threads must stay off, use a driver made for asyncio."
             )
         if not _threaded:
             _start(by)

@@ -11,6 +11,7 @@ awaiting does not consume the result, and asyncio takes it for one of its own.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from threadpool._chain import FIRES, LATER, Chain, cancelledError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["LATER", "Deferred"]
+
+_log = logging.getLogger("threadpool.defer")
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -244,7 +247,11 @@ class Deferred(Chain[T]):
             # Whoever would have fired it does not know: let that once pass.
             self._swallow = True
             return None
-        return self._canceller(self)
+        try:
+            return self._canceller(self)
+        except Exception:
+            _log.exception("The canceller of %r failed; it counts as cancelled", self)
+            return None
 
     def pause(self) -> None:
         """Stop the chain after the callback that runs now, until `unpause`; nests."""

@@ -16,7 +16,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from threadpool.job import Job
+from threadpool.job import Job, failureOf
 from threadpool.team import Place, Team
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class ThreadWorker(Generic[J]):
 
     def close(self) -> None:
         """Put away what `prepare` opened; the thread ends afterwards."""
+
+    def interrupt(self) -> None:
+        """Stop the job that runs, where that can be done. Any thread."""
 
     def park(self, seconds: float) -> bool:
         """Wait for `wake`, for *seconds* at the most."""
@@ -115,7 +118,8 @@ class Crew(Generic[J]):
         """
         until = time.monotonic() + seconds
         for thread in self.threads():
-            if thread is not threading.current_thread():
+            # One without an ident is being started at this very moment.
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self.threads())
 
@@ -138,8 +142,11 @@ class Crew(Generic[J]):
     def _live(self, worker: ThreadWorker[J]) -> None:
         try:
             self.team.work(worker)
-        except BaseException:
+        except BaseException as error:
             _log.critical("A worker of %s broke", self.name, exc_info=True)
+            job = worker.job
+            if job is not None and job.home is not None:
+                job.home.fire(job, failureOf(error))  # No await hangs.
         try:
             worker.close()
         except Exception:
@@ -155,12 +162,18 @@ _crews: weakref.WeakSet[Crew[Any]] = weakref.WeakSet()
 
 
 def _at_exit() -> None:
-    """Give running jobs a moment; what still waits is never begun."""
+    """Stop what runs, and give it a moment to end; what waits is never begun."""
     until = time.monotonic() + EXIT_SECONDS
     crews = list(_crews)
     for crew in crews:
         crew.team.withdraw(lambda _: True)
         crew.team.close(lambda: None)
+    for crew in crews:
+        for worker in crew.team.crew():
+            try:
+                worker.interrupt()
+            except Exception as error:
+                _log.debug("%r could not be stopped at exit: %s", worker, error)
     for crew in crews:
         crew.join(until - time.monotonic())
 

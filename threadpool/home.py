@@ -63,7 +63,8 @@ def here() -> PendingEvents:
         raise WrongThread(
             "No event loop runs in this thread, so there is nowhere for the answer to "
             "come home to. Call this from a coroutine or a callback; from another "
-            "thread, use threadpool.threads.blockingCallFromThread."
+            "thread, use reactor.callFromThread or asyncio.run_coroutine_threadsafe; "
+            "inside an interaction, use the transaction it was given."
         ) from None
     return _find(loop)
 

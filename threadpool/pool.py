@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from threadable import _switch
@@ -53,6 +54,8 @@ class _CallWorker(ThreadWorker[Job[Any]]):
                 job.outcome = job.context.run(function, *args, **kwargs)
             else:
                 job.outcome = job.context.run(function, *args)
+            if job.outcome.__class__ is CoroutineType:
+                _refuse_coroutine(job.outcome, function)
         except BaseException as error:
             job.outcome = failureOf(error)
             # The error's traceback keeps this frame: it must not keep the work.
@@ -283,6 +286,16 @@ class ThreadPool:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._team!r}>"
+
+
+def _refuse_coroutine(
+    coroutine: CoroutineType[Any, Any, Any], function: object
+) -> None:
+    coroutine.close()  # Else Python warns that it was never awaited.
+    raise TypeError(
+        f"{function!r} returned a coroutine, of which nothing has run: a thread of the "
+        "pool has no event loop. Await it where it was made, or pass a plain function."
+    )
 
 
 def _check_bounds(minimum: int, maximum: int, backlog: int | None) -> None:

@@ -92,6 +92,10 @@ class Worker(Protocol[J]):
         """Wait until woken, for *seconds* at the most; False when they passed first."""
         ...
 
+    def interrupt(self) -> None:
+        """Stop the job that runs, where that can be done. Any thread."""
+        ...
+
     def wake(self) -> None:
         """End the `park` that goes on or comes next. Any thread, once for each."""
         ...
@@ -269,6 +273,11 @@ class Roster(Generic[J]):
         self._size = self._skipped = self.unfinished = 0
         self._coming = None
         self._when_gone.clear()
+
+    def crew(self) -> list[Worker[J]]:
+        """Return the workers whose thread is here."""
+        with self._lock:
+            return list(self._crew)
 
     def refuse(self) -> None:
         """Count a job that was refused before it came here."""

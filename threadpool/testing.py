@@ -269,6 +269,9 @@ class MemoryWorker(Generic[J]):
         self.wakes -= 1
         return True
 
+    def interrupt(self) -> None:
+        """Do nothing: a step of this worker is over before anybody could."""
+
     def wake(self) -> None:
         """Let the next `step` end its parking. Any thread."""
         self.wakes += 1

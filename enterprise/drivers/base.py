@@ -51,6 +51,9 @@ class Driver:
     # Whether statements are committed by themselves outside `begin`.
     autocommits = False
 
+    # What to look at when connecting fails.
+    connect_advice = "Check that the server runs, the address, user and password."
+
     # Whether `cancel` stops what a connection is doing.
     cancels = False
 
@@ -202,6 +205,10 @@ class Driver:
     def rollback(self, raw: Any) -> None:
         """Roll the transaction back; harmless where there is none."""
         raw.rollback()
+
+    def dirty(self, raw: Any) -> bool:
+        """Say whether a transaction is open between jobs, where none should be."""
+        return False
 
     def state(self, raw: Any) -> TransactionState:
         """Say what has become of the transaction; OPEN where the driver cannot tell."""

@@ -88,6 +88,10 @@ class PostgresDriver(Driver):
         if not raw.closed:
             raw.rollback()
 
+    def dirty(self, raw: psycopg.Connection[Any]) -> bool:
+        """Say whether somebody's BEGIN was left open."""
+        return raw.pgconn.transaction_status != TransactionStatus.IDLE
+
     def state(self, raw: psycopg.Connection[Any]) -> TransactionState:
         """Say what has become of the transaction; after an error it has failed."""
         return _STATES.get(raw.info.transaction_status, TransactionState.OPEN)

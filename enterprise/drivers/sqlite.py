@@ -33,6 +33,7 @@ class SQLiteDriver(Driver):
 
     autocommits = True
     cancels = True
+    connect_advice = "Check that the folder exists and that both may be written."
 
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, wal: bool | None = None
@@ -168,6 +169,10 @@ class SQLiteDriver(Driver):
         """Roll the transaction back, if SQLite has not done so itself."""
         if raw.in_transaction:
             raw.execute("rollback")
+
+    def dirty(self, raw: sqlite3.Connection) -> bool:
+        """Say whether somebody's BEGIN was left open."""
+        return raw.in_transaction
 
     def state(self, raw: sqlite3.Connection) -> TransactionState:
         """Say whether the transaction is still there; an interrupt ends it."""

@@ -6,6 +6,7 @@ The main thread enters here, and the event loop runs on it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from contextlib import suppress
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: `--help` or `--version` was given.
     """
+    _log_errors_of_ours()
     try:
         options = EnterpriseOptions()
         options.parseOptions(argv)
@@ -82,6 +84,19 @@ async def _run(command: usage.Options | None) -> None:
             loop.add_signal_handler(signal.SIGTERM, itself.cancel)
     if isinstance(command, Command):
         await command.run()
+
+
+def _log_errors_of_ours() -> None:
+    """Show what nobody else reports, and hide what drivers remark about their end.
+
+    It would stand between the bars, and beside the one reason.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    handler.setFormatter(logging.Formatter("enterprise: %(message)s"))
+    for name in ("asyncio", "enterprise", "threadable", "threadpool"):
+        logging.getLogger(name).addHandler(handler)
 
 
 def _failed(reason: str, status: int) -> int:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from enterprise import ConnectionPool, Result
-from enterprise.errors import WrongThread
+from enterprise.errors import TransactionEnded, WrongThread
 from tests.enterprise.helpers import backend, balance, names, outcome
 
 ERRORS = {"sqlite": sqlite3.Error, "postgres": psycopg.Error}
@@ -251,7 +251,7 @@ def test_no_loop(database):
         lambda: pool.runWithConnection(print),
         pool.start,
     ):
-        with pytest.raises(WrongThread, match="blockingCallFromThread"):
+        with pytest.raises(WrongThread, match="callFromThread"):
             call()
     assert pool.stats().submitted == 0
     assert "not started" in repr(pool)
@@ -278,3 +278,13 @@ async def test_openfun_sees_each_new_connection(shop):
         await pool.runQuery("select 1")
         own = await pool.runWithConnection(lambda connection: connection.cursor())
         assert seen == [own.connection]
+
+
+async def test_transaction_left_open_is_ended(database):
+    """A BEGIN of one's own is undone and told; later work is not lost in it."""
+    async with ConnectionPool(database.url, cp_max=1) as pool:
+        await pool.runOperation("create table kept (id integer)")
+        with pytest.raises(TransactionEnded, match="runInteraction"):
+            await pool.runOperation("begin")
+        await pool.runOperation("insert into kept values (1)")
+    assert database.rows("select id from kept") == [(1,)]

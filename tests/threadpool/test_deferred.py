@@ -770,3 +770,15 @@ def test_chain_lets_go_of_what_it_ran():
     deferred.callback(1)
     assert living() == []
     assert deferred.result() == 1
+
+
+def test_canceller_that_fails_is_logged(expect_errors):
+    """A canceller that raises is reported; the Deferred is cancelled all the same."""
+
+    def canceller(_):
+        raise KeyError
+
+    deferred = Deferred(canceller)
+    assert deferred.cancel()
+    assert deferred.cancelled()
+    assert len(expect_errors) == 1

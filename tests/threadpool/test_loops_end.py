@@ -35,7 +35,7 @@ def records(caplog):
 
 def test_no_loop_is_the_wrong_thread():
     """Where no loop runs, the error names the way from another thread."""
-    with pytest.raises(WrongThread, match="blockingCallFromThread"):
+    with pytest.raises(WrongThread, match="from another thread, use"):
         home.here()
     assert home.hereOrNone() is None
 

@@ -695,7 +695,7 @@ def test_many_threads_submit(make_pool):
 def test_defer_needs_a_loop(pool):
     """Methods that return a Deferred raise WrongThread where no loop runs."""
     for ask in (lambda: pool.deferToThread(int), pool.close):
-        with pytest.raises(WrongThread, match="blockingCallFromThread"):
+        with pytest.raises(WrongThread, match="from another thread, use"):
             ask()
     assert pool.stats().submitted == 0
 

@@ -51,7 +51,7 @@ async def test_failure_comes_home(reactor):
 
 def test_defer_to_thread_needs_a_loop(reactor):
     """Where no loop runs it raises WrongThread, which names the other way."""
-    with pytest.raises(WrongThread, match="blockingCallFromThread"):
+    with pytest.raises(WrongThread, match="from another thread, use"):
         threads.deferToThread(int)
 
 
@@ -379,3 +379,13 @@ def test_import_needs_no_loop_and_no_thread():
         print(threading.active_count(), threadpool.threads.reactor._pool)
     """)
     assert out == ["1", "None"]
+
+
+async def test_coroutine_from_a_thread_is_refused(reactor):
+    """A function that returns a coroutine is a mistake, and said to be one."""
+
+    async def never():
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="returned a coroutine"):
+        await threads.deferToThread(never)
