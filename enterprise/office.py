@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import random
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.drivers.base import Lane
@@ -20,7 +22,6 @@ from threadpool.crew import Crew
 from threadpool.defer import Deferred
 from threadpool.error import PoolClosed, PoolFull
 from threadpool.failure import Failure
-from threadpool.job import JobState
 from threadpool.pool import ThreadPool
 from threadpool.roster import bound
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
     from threadpool.events import PendingEvents
+    from threadpool.team import Team
 
 __all__ = ["Office"]
 
@@ -49,6 +51,12 @@ HALTS = 10
 FILL_SECONDS = 0.05
 
 
+# Between attempts to open one more connection while others serve, in seconds: from the
+# first figure to the second, doubling, as HikariCP does it.
+BACKOFF_SECONDS = 0.05
+BACKOFF_LONGEST = 5.0
+
+
 class Office:
     """Everything about a pool but its public methods.
 
@@ -65,6 +73,7 @@ class Office:
         self.state = "not started"  # guarded by: _lock (for writing)
         self._lock = threading.Lock()
         self._opened = self._closed = self._failed = 0  # guarded by: _lock
+        self._setbacks = 0  # Failures to connect since the last success. by: _lock
         # Who waits for the start and for the end. guarded by: _lock
         self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
         self._closers: list[tuple[PendingEvents, Deferred[None]]] = []
@@ -143,9 +152,7 @@ class Office:
 
     def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
-        # The team first: from the next line on the loop's thread may cancel it there.
         job.team = self.writer.team
-        job.state = JobState.QUEUED  # Nobody has it at this moment.
         try:
             job.team.submit(job)
         except RuntimeError:
@@ -164,6 +171,7 @@ class Office:
         self._log_connection("opened")
         with self._lock:
             self._opened += 1
+            self._setbacks = 0
             told: list[tuple[PendingEvents, Deferred[None]]] = []
             if self._opened - self._closed >= self.options.cp_min:
                 told, self._starters = self._starters, told
@@ -189,10 +197,20 @@ class Office:
         # From here on they may call again, and are not to get this old error then.
         _tell(told, Failure(error))
         if serves:
+            self._wait_before_hiring(team)
             _log.warning("%s goes on with fewer connections: %s", self.name, error)
         for job in jobs:
             job.outcome = Failure(error)
             _send_home(job)
+
+    def _wait_before_hiring(self, team: Team[DatabaseJob[Any]]) -> None:
+        """Keep a server that refuses more connections from being asked all the time."""
+        with self._lock:
+            self._setbacks = min(self._setbacks + 1, 10)
+            longest = min(BACKOFF_SECONDS * 2**self._setbacks, BACKOFF_LONGEST)
+        # Full jitter: many pools that failed together shall not come back together.
+        pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311 - no secret
+        team.not_before = time.monotonic() + pause
 
     def _log_connection(self, what: str) -> None:
         level = logging.INFO if self.options.cp_noisy else logging.DEBUG

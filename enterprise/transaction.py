@@ -161,6 +161,8 @@ class Transaction:
         return iter(self._cursor)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "executescript":
+            raise _no_scripts()
         return getattr(self._cursor, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -187,7 +189,16 @@ class Connection:
         self._raw = raw
 
     def commit(self) -> None:
-        """Commit what was done so far, and begin the next transaction."""
+        """Commit what was done so far, and begin the next transaction.
+
+        Raises:
+            TransactionEnded: an earlier error left nothing to commit.
+        """
+        if self._driver.state(self._raw) is not TransactionState.OPEN:
+            raise TransactionEnded(
+                "An earlier error ended the transaction, so there is nothing to "
+                "commit. Let that error leave the function, or call rollback() first."
+            )
         self._driver.commit(self._raw)
         self._driver.begin(self._raw, readonly=False)
 
@@ -209,6 +220,8 @@ class Connection:
         """Do nothing: the pool ends the transaction."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "executescript":
+            raise _no_scripts()
         return getattr(self._raw, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -219,3 +232,10 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection to {self._driver.name}>"
+
+
+def _no_scripts() -> AttributeError:
+    return AttributeError(
+        "executescript() would first commit what this transaction has done, so it "
+        "cannot be had here. Execute the statements one by one, or use runScript."
+    )

@@ -73,6 +73,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._raw: Any = None
         self._spared = False  # guarded by: guard (for setting it)
         self._tried = False
+        self._doomed = False  # guarded by: guard
 
     def prepare(self) -> bool:
         """Open the connection; without one, or with a lost one, resign.
@@ -143,6 +144,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             # The canceller may be at it this very moment; it must not meet the next
             # job's statement.
             with self.guard:
+                if self._doomed:
+                    self.ready = False
                 job.conclude()
         job.worker = None
         if finished:
@@ -175,7 +178,18 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         """Stop *job* if it is still running here. The canceller's thread."""
         with self.guard:
             if self.job is job and not self._spared:
-                self.driver.cancel(self._raw)
+                try:
+                    self.driver.cancel(self._raw)
+                except Exception as error:
+                    # It may still arrive, and must not hit the next one's statement.
+                    self._doomed = True
+                    _log.warning(
+                        "%s did not confirm a cancel (%s: %s); the connection is "
+                        "closed after this job.",
+                        self.driver.name,
+                        type(error).__name__,
+                        error,
+                    )
 
     def spare(self) -> None:
         """Let no cancel meet what this job does from here on."""

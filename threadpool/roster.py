@@ -141,6 +141,9 @@ class Roster(Generic[J]):
         self._open = False
         self._closed = False
         self._shortest = math.inf  # Seconds; see FORGETTING.
+        # Nobody is hired before this time, in seconds of time.monotonic(): the last
+        # ones could not get ready, and those who are here do.
+        self.not_before = 0.0
         self._last_pull = 0.0  # Seconds of time.monotonic().
         self._home: PendingEvents | None = None  # Where the last job came from.
         self.unfinished = 0  # Jobs waiting and running; anybody may read it.
@@ -195,7 +198,11 @@ class Roster(Generic[J]):
             self._move(comer, Place.AWAKE)
             return comer
         # Each one that gets ready will take a job by itself.
-        if waiting > at[_PREPARING] and self._size < self.maximum:
+        if (
+            waiting > at[_PREPARING]
+            and self._size < self.maximum
+            and now >= self.not_before
+        ):
             self._enlist()
             self._coming = "hired"
             return "hired"

@@ -8,8 +8,7 @@ same rules serve a plain thread pool and a pool of connections.
 A worker's life is `work`: run a job, pull the next one, and park when there is none.
 Any thread may enter; every field says who guards it.
 
-Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread cache;
-the queue at the workers is this project's own idea, see docs/architecture.md.
+Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread cache.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Team(Roster[J]):
         Raises:
             PoolClosed: the team takes no more work.
             PoolFull: there are as many unfinished jobs as workers and backlog allow.
-            RuntimeError: no thread could be started, and there is none yet.
+            RuntimeError: no thread could be started, and there is none.
         """
         now = time.monotonic()
         with self._lock:
@@ -99,6 +98,7 @@ class Team(Roster[J]):
             if unfinished > self._most_unfinished:
                 self._most_unfinished = unfinished
             job.queued_at = now
+            job.state = QUEUED  # Passed on by another team, it ran there.
             if job.home is not self._home:
                 self._greet(job.home)
             self._queue.append(job)
@@ -318,7 +318,7 @@ class Team(Roster[J]):
             self._bring(comer)
         return waits
 
-    # -- Its life ------------------------------------------------------------------
+    # -- Its life ----------------------------------------------------------
 
     def open(self) -> None:
         """Let workers come: the minimum, and whoever the jobs that wait need."""
@@ -370,7 +370,8 @@ class Team(Roster[J]):
 
     def _fill(self) -> None:
         """Hire up to the minimum, and for the jobs that wait."""
-        while True:
+        # Each place once: workers that fail to get ready may be gone again by then.
+        for _ in range(self.minimum + 1):
             with self._lock:
                 comer = self._call(time.monotonic())
                 wanted = self._open and not self._closed
@@ -380,10 +381,8 @@ class Team(Roster[J]):
             if comer is None:
                 return
             error = self._bring(comer)
-            if error is not None:
-                if not self._size:
-                    raise error
-                return
+            if error is not None and not self._size:
+                raise error
 
     def _rouse(self) -> None:
         """Wake everybody, so that each looks again whether to stay."""
@@ -396,4 +395,4 @@ class Team(Roster[J]):
 
 
 def _nothing() -> None:
-    """Be called instead of somebody who need not be."""
+    pass

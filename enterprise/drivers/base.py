@@ -134,7 +134,9 @@ class Driver:
         todo: BaseException | None = error
         while todo is not None and id(todo) not in seen:
             seen.add(id(todo))
-            todo.args = tuple(self._redacted(value) for value in todo.args)
+            args = tuple(self._redacted(value) for value in todo.args)
+            if args != todo.args:  # A user's own exception may refuse to be changed.
+                todo.args = args
             todo = todo.__cause__ or todo.__context__
 
     def _redacted(self, value: object) -> object:

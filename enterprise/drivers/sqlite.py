@@ -148,7 +148,10 @@ class SQLiteDriver(Driver):
         try:
             # executescript commits first and runs in autocommit: half a script would
             # stay after an error.
-            raw.executescript(f"begin immediate;\n{text}\n;commit")
+            raw.executescript(f"begin immediate;\n{text}")
+            # Not part of the text, whose last comment might swallow it.
+            if raw.in_transaction:
+                raw.execute("commit")
         except BaseException:
             self.rollback(raw)
             raise
