@@ -130,66 +130,63 @@ class DatabaseJob(Job[T]):
             )
 
 
-class Query(DatabaseJob["list[Any]"]):
+class _Single(DatabaseJob[T]):
+    """What goes to the driver in one piece, and is committed by itself."""
+
+    __slots__ = ()
+
+    def do(self, driver: Driver, raw: Any) -> T:
+        """Say it to the driver; leave nothing behind where that fails."""
+        try:
+            return self._say(driver, raw)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
+
+    def _say(self, driver: Driver, raw: Any) -> T:
+        raise NotImplementedError
+
+
+class Query(_Single["list[Any]"]):
     """One statement, for its rows."""
 
     __slots__ = ()
     movable = True
 
-    def do(self, driver: Driver, raw: Any) -> list[Any]:
-        """Run it."""
+    def _say(self, driver: Driver, raw: Any) -> list[Any]:
         sql, params = self.args
-        try:
-            return driver.query(raw, sql, params)
-        except BaseException:
-            self._roll_back(driver, raw)
-            raise
+        return driver.query(raw, sql, params)
 
 
-class Operation(DatabaseJob[None]):
+class Operation(_Single[None]):
     """One statement, for its effect."""
 
     __slots__ = ()
 
-    def do(self, driver: Driver, raw: Any) -> None:
-        """Run it."""
+    def _say(self, driver: Driver, raw: Any) -> None:
         sql, params = self.args
-        try:
-            driver.operate(raw, sql, params)
-        except BaseException:
-            self._roll_back(driver, raw)
-            raise
+        driver.operate(raw, sql, params)
 
 
-class WholeResult(DatabaseJob[Result]):
+class WholeResult(_Single[Result]):
     """One statement, for all that the driver tells."""
 
     __slots__ = ()
     movable = True
 
-    def do(self, driver: Driver, raw: Any) -> Result:
-        """Run it."""
+    def _say(self, driver: Driver, raw: Any) -> Result:
         sql, params = self.args
-        try:
-            return driver.result(raw, sql, params)
-        except BaseException:
-            self._roll_back(driver, raw)
-            raise
+        return driver.result(raw, sql, params)
 
 
-class Script(DatabaseJob[None]):
+class Script(_Single[None]):
     """Several statements in one text."""
 
     __slots__ = ()
 
-    def do(self, driver: Driver, raw: Any) -> None:
-        """Run it."""
+    def _say(self, driver: Driver, raw: Any) -> None:
         (text,) = self.args
-        try:
-            driver.script(raw, text)
-        except BaseException:
-            self._roll_back(driver, raw)
-            raise
+        driver.script(raw, text)
 
 
 class Interaction(DatabaseJob[T]):

@@ -203,9 +203,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""
-        with self.guard:
-            if self.job is not None and self.driver.cancels:
-                self.driver.cancel(self._raw)
+        job = self.job
+        if job is not None and self.driver.cancels:
+            self.cancel(job)
 
     def discard(self) -> None:
         """Let no further job run on this connection."""
