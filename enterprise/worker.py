@@ -123,7 +123,6 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def run(self, job: DatabaseJob[Any]) -> bool:
         """Do *job* on the connection, and see whether the connection has survived."""
-        self.job = job
         self._spared = False
         job.worker = self
         finished = True
@@ -139,7 +138,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             else:
                 self.driver.redact(error)
                 job.outcome = self._judge(error)
-        self.job = None
+        self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
             # The canceller may be at it this very moment; it must not meet the next
             # job's statement.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("docs/databases.md", "docs/deferred.md")
+_PAGES = ("docs/databases.md", "docs/deferred.md", "docs/loops.md")
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from threadpool._future import UNFIRED, FutureFace
+from threadpool._history import historyOf
 from threadpool.error import AlreadyCalledError
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FIRES", "LATER", "Chain", "cancelledError"]
+__all__ = ["FIRES", "LATER", "Chain", "cancelledError", "flushUnhandled"]
 
 T = TypeVar("T")
 
@@ -45,16 +48,22 @@ class _Guard:
     on Deferred itself would be paid for by every one.
     """
 
-    __slots__ = ("described", "failure")
+    __slots__ = ("__weakref__", "described", "failure", "seen")
 
     def __init__(self, failure: Failure, described: str) -> None:
         self.failure: Failure | None = failure
         self.described = described
+        self.seen = False  # Somebody looked, and left the failure where it was.
 
     def __del__(self) -> None:
-        failure, self.failure = self.failure, None
+        self.report()
+
+    def report(self) -> Failure | None:
+        """Log the failure, unless somebody has seen it; return it then."""
+        failure = None if self.seen else self.failure
         if failure is None:
-            return
+            return None
+        self.seen = True
         _log.error(
             "Unhandled failure in %s: %s. Nobody awaited it and no errback saw it; "
             "add one, or await it.",
@@ -63,6 +72,28 @@ class _Guard:
             exc_info=(failure.type, failure.value, failure.tb),
             extra={"failure": failure},
         )
+        return failure
+
+
+# The failures that nobody has looked at so far. guarded by: _guards_lock
+_guards: Final[weakref.WeakSet[_Guard]] = weakref.WeakSet()
+_guards_lock = threading.Lock()
+
+
+def flushUnhandled() -> list[Failure]:
+    """Log now every failure that no errback and no coroutine has seen yet.
+
+    Without it, each is logged when its Deferred is forgotten, and where a traceback
+    refers to the Deferred that is when the garbage collector comes by. For tests, and
+    for the end of a program. Any thread, while the loops rest.
+
+    Returns:
+        Those failures. None of them is logged again.
+    """
+    with _guards_lock:
+        guards = list(_guards)
+    reported = [guard.report() for guard in guards]
+    return [failure for failure in reported if failure is not None]
 
 
 def cancelledError(msg: object) -> asyncio.CancelledError:
@@ -94,6 +125,7 @@ class Chain(FutureFace[T]):
         self._waiters = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cancel_message: object = None
+        self._guard: _Guard | None = None
         self._asyncio_future_blocking = False
 
     def _fire(self, result: Any, *, directly: bool) -> None:
@@ -103,7 +135,8 @@ class Chain(FutureFace[T]):
                 return
             raise AlreadyCalledError(
                 f"{self!r} was fired a second time, with {result!r}. It keeps its "
-                "first result; find who fires it twice."
+                "first result; find who fires it twice. (defer.setDebugging(True) "
+                f"shows where it was made and fired first.){historyOf(self)}"
             )
         self._result = result
         self._canceller = None  # It may hold whatever the work held.
@@ -217,17 +250,38 @@ class Chain(FutureFace[T]):
             inner._callbacks.append((None, self))
         return inner
 
+    def _break_off(self, result: Any) -> None:
+        """Wait no longer for the other Deferred; go on with *result*."""
+        if self._inner is not None and self._inner._callbacks is not None:
+            self._inner._callbacks.remove((None, self))
+        self._take(result)
+        self._run()
+
     def _take(self, result: Any) -> None:
         """Receive the result of the Deferred this chain waits for, or is fired by."""
         self._canceller = self._inner = None
         self._result = result
 
     def _arm(self, failure: Failure) -> None:
-        self._mark_handled()  # A guard from an earlier rest has nothing to say now.
+        guard = self._guard
+        if guard is not None:
+            if guard.failure is failure:
+                return  # As before: seen or not.
+            guard.failure = None
         if not isinstance(failure.value, asyncio.CancelledError):
-            self._guard = _Guard(failure, f"Deferred at {id(self):#x}")
+            described = f"Deferred at {id(self):#x}{historyOf(self)}"
+            self._guard = guard = _Guard(failure, described)
+            with _guards_lock:
+                _guards.add(guard)
 
     def _mark_handled(self) -> None:
-        guard = getattr(self, "_guard", None)
+        """The failure goes on to somebody who deals with it."""
+        guard = self._guard
         if guard is not None:
             guard.failure = None
+
+    def _mark_seen(self) -> None:
+        """Somebody looked at the failure, which stays the result."""
+        guard = self._guard
+        if guard is not None:
+            guard.seen = True

@@ -18,7 +18,7 @@ import functools
 import inspect
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from threadpool._chain import LATER, cancelledError
 from threadpool._deferred import Deferred
@@ -34,6 +34,14 @@ P = ParamSpec("P")
 # Coroutines that start each other nest so deep at the most; the next one starts when
 # those before it wait. Each takes some five frames of Python's 1000.
 NESTED_STARTS = 50
+
+
+class _Returned(BaseException):  # Not an Exception: no handler shall stop it.
+    """Carries a value out of a generator; see `returnValue`."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
 
 
 class _Agenda(threading.local):
@@ -86,8 +94,14 @@ class _Runner:
     def cancel(self, deferred: Deferred[Any]) -> object:
         """Pass a cancel on to what the coroutine waits for; its end is the answer."""
         message = deferred._cancel_message
-        if self.waiting_for is None or not self.waiting_for.cancel(msg=message):
-            self.cancelled_by = deferred  # It learns of it when it waits again.
+        runner = self
+        # Coroutines that wait for coroutines, of any depth: not a recursion.
+        while (inner := _runner_of(runner.waiting_for)) is not None:
+            inner.deferred._cancel_message = message
+            runner = inner
+        waiting_for = runner.waiting_for
+        if waiting_for is None or not waiting_for.cancel(msg=message):
+            runner.cancelled_by = runner.deferred  # It hears when it waits again.
         return LATER
 
     def wake(self, _: object = None) -> None:
@@ -112,16 +126,17 @@ class _Runner:
                 answer, self.cancelled_by = Failure(cancelledError(message)), None
             try:
                 if isinstance(answer, Failure):
-                    yielded = self.context.run(
-                        answer.throwExceptionIntoGenerator, self.coroutine
-                    )
+                    # Not through a method of Failure: it would show in tracebacks.
+                    error = answer.value.with_traceback(answer.tb)
+                    yielded = self.context.run(self.coroutine.throw, error)
                 else:
                     yielded = self.context.run(self.coroutine.send, answer)
-            except StopIteration as stop:
+            except (StopIteration, _Returned) as stop:
                 return self.finish(stop.value)
             except BaseException as error:
                 self.finish(Failure(_without_our_frame(error)))
                 if isinstance(error, KeyboardInterrupt | SystemExit):
+                    self.deferred._mark_handled()  # It is on its way up the loop.
                     raise
                 return None
             answer = self.wait(yielded)
@@ -186,6 +201,16 @@ class _Runner:
             result.addBoth(self.pass_on)
         else:
             self.deferred.callback(result)
+
+
+def _runner_of(waited_for: Any) -> _Runner | None:
+    """Return who a cancel of *waited_for* would reach, if that is a coroutine here."""
+    while isinstance(waited_for, Deferred) and waited_for._inner is not None:
+        waited_for = waited_for._inner
+    if not isinstance(waited_for, Deferred) or waited_for.called:
+        return None
+    owner = getattr(waited_for._canceller, "__self__", None)
+    return owner if isinstance(owner, _Runner) else None
 
 
 def _drain() -> None:
@@ -276,6 +301,20 @@ def inlineCallbacks(
         return runner.deferred
 
     return start
+
+
+def returnValue(value: object) -> NoReturn:
+    """End a generator under `inlineCallbacks` with *value*, as before `return value`.
+
+    For programs from the time when a generator could not return a value.
+
+    Args:
+        value: the result.
+
+    Raises:
+        BaseException: always; `inlineCallbacks` knows it.
+    """
+    raise _Returned(value)
 
 
 def maybeDeferred(

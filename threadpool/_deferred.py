@@ -19,7 +19,10 @@ from threadpool._future import UNFIRED
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+    from threadpool._timeout import Clock
 
 __all__ = ["LATER", "Deferred"]
 
@@ -187,6 +190,83 @@ class Deferred(Chain[T]):
             self._run()
         return self
 
+    def addTimeout(
+        self,
+        seconds: float,
+        clock: Clock | None = None,
+        on_timeout_cancel: Callable[[Any, float], Any] | None = None,
+    ) -> Deferred[Any]:
+        """Cancel this Deferred when it has no result in time.
+
+        Args:
+            seconds: how long it may take from now, >= 0.
+            clock: whose `callLater` counts them; left out, the reactor's.
+            on_timeout_cancel: called as `on_timeout_cancel(result, seconds)` with what
+                came of cancelling; what it returns or raises is the result. Left out,
+                a CancelledError becomes a TimeoutError, anything else stays.
+
+        Returns:
+            This Deferred.
+
+        Raises:
+            ValueError: *seconds* is negative or not finite.
+        """
+        from threadpool._timeout import limit  # It is built upon this room.
+
+        limit(self, seconds, clock, on_timeout_cancel)
+        return self
+
+    # -- As a coroutine's result, and as asyncio's future ----------------------
+
+    @staticmethod
+    def fromCoroutine(coroutine: Coroutine[Any, Any, U]) -> Deferred[U]:
+        """Run *coroutine* now, up to its first wait, and return its result to come.
+
+        Args:
+            coroutine: what calling an `async def` function returned. It sees a copy of
+                the current context variables.
+
+        Returns:
+            A Deferred; cancelling it raises CancelledError where the coroutine waits.
+
+        Raises:
+            NotACoroutineError: *coroutine* is something else.
+        """
+        from threadpool._coroutine import fromCoroutine  # It is built upon this room.
+
+        return fromCoroutine(coroutine)
+
+    @staticmethod
+    def fromFuture(future: asyncio.Future[U]) -> Deferred[U]:
+        """Return a Deferred of what *future* comes to.
+
+        Args:
+            future: an asyncio future or task of the loop of this thread.
+
+        Returns:
+            A Deferred; cancelling it cancels *future*, whose answer it then waits for.
+        """
+        from threadpool._convert import watchFuture
+
+        return watchFuture(future)
+
+    def asFuture(
+        self, loop: asyncio.AbstractEventLoop | None = None
+    ) -> asyncio.Future[T]:
+        """Return an `asyncio.Future` of the result, for what insists on that class.
+
+        asyncio itself takes a Deferred for a future; most callers need nothing else.
+
+        Args:
+            loop: left out, the loop of this Deferred, or the running one.
+
+        Returns:
+            A future. Cancelling it cancels this Deferred, whose answer it waits for.
+        """
+        from threadpool._convert import futureOf
+
+        return futureOf(self, loop)
+
     # -- Firing it ------------------------------------------------------------
 
     def callback(self, result: T | Failure) -> None:
@@ -237,7 +317,12 @@ class Deferred(Chain[T]):
                 self._fire(Failure(cancelledError(msg)), directly=False)
             return True
         innermost: Any = self  # Not a recursion: chains may be of any length.
+        seen = set()
         while innermost._inner is not None:
+            if innermost in seen:  # They wait for each other, in a ring.
+                innermost._break_off(Failure(cancelledError(msg)))
+                return True
+            seen.add(innermost)
             innermost = innermost._inner
         return innermost is not self and bool(innermost.cancel(msg))
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
 
 T = TypeVar("T")
 
@@ -32,6 +32,11 @@ class _Unfired:
 
 
 UNFIRED: Final = _Unfired()
+
+# By thread: how to wait for a Deferred under a loop that knows nothing of futures. A
+# generator function; it yields what the coroutine's driver there understands, and ends
+# when the Deferred is at rest. Empty where asyncio is the only loop.
+awaiters: Final[dict[int, Callable[[Any], Generator[Any, Any, object]]]] = {}
 
 
 class FutureFace(Generic[T]):
@@ -91,7 +96,7 @@ class FutureFace(Generic[T]):
         if self._at_rest and not isinstance(result, Failure):
             return result  # type: ignore[no-any-return]  # cast() costs a call
         self._require_rest()
-        self._mark_handled()
+        self._mark_seen()
         if isinstance(result.value, asyncio.CancelledError):
             raise self._make_cancelled_error()
         raise result.value.with_traceback(result.tb)  # As Failure.raiseException does.
@@ -106,7 +111,7 @@ class FutureFace(Generic[T]):
         self._require_rest()
         if not isinstance(self._result, Failure):
             return None
-        self._mark_handled()
+        self._mark_seen()
         if isinstance(self._result.value, asyncio.CancelledError):
             raise self._make_cancelled_error()
         return self._result.value
@@ -164,8 +169,12 @@ class FutureFace(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self._at_rest:
-            self._asyncio_future_blocking = True
-            yield self
+            awaiter = awaiters.get(get_ident()) if awaiters else None
+            if awaiter is None:
+                self._asyncio_future_blocking = True
+                yield self
+            else:
+                yield from awaiter(self)
             if self._late_cancel:
                 _rearm(self._cancel_message)
         result: Any = self._result
@@ -187,10 +196,12 @@ class FutureFace(Generic[T]):
         # gather() asks for this by name, to tell its own cancellation from ours.
         # A new one for each waiter: a task adds its own traceback to it.
         cause = self._result.value if isinstance(self._result, Failure) else None
-        if self._cancel_message is not None:
+        if cause is not None and cause.args:
+            error = asyncio.CancelledError(*cause.args)
+        elif self._cancel_message is not None:
             error = asyncio.CancelledError(self._cancel_message)
         else:
-            error = asyncio.CancelledError(*(cause.args if cause else ()))
+            error = asyncio.CancelledError()
         error.__context__ = cause
         return error
 
@@ -204,7 +215,7 @@ class FutureFace(Generic[T]):
         else:
             self._waiters.append((callback, None))
 
-    def _mark_handled(self) -> None:
+    def _mark_seen(self) -> None:
         raise NotImplementedError
 
     def _schedule(
@@ -267,6 +278,8 @@ def _rearm(message: object) -> None:
     On a later turn of the loop: cancelled at once, the task would be hit again by a
     timeout or a TaskGroup that is still unwinding.
     """
+    if asyncio._get_running_loop() is None:
+        return  # Another loop's tasks keep their cancellations themselves.
     task = asyncio.current_task()
     if task is None or not task.cancelling():
         return

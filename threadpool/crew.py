@@ -17,12 +17,12 @@ import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from threadpool.job import Job, failureOf
-from threadpool.team import Place, Team
+from threadpool.team import Place, Team, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Crew", "ThreadWorker"]
+__all__ = ["Crew", "ThreadWorker", "currentTeam"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,23 @@ J = TypeVar("J", bound=Job[Any])
 
 # How long the interpreter's exit waits for running jobs, all pools together.
 EXIT_SECONDS = 5.0
+
+
+class _Here(threading.local):
+    """What a thread knows about itself."""
+
+    team: Team[Any] | None = None
+
+
+_here = _Here()
+
+
+def currentTeam() -> Team[Any] | None:
+    """Return the team whose worker this thread is; None in every other thread.
+
+    A job that is going to wait for a loop tells its team so by `Team.blocked`.
+    """
+    return _here.team
 
 
 class ThreadWorker(Generic[J]):
@@ -43,6 +60,7 @@ class ThreadWorker(Generic[J]):
         self.place = Place.HIRED
         self.ready = True
         self.job: J | None = None
+        self.delivering: J | None = None
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -93,8 +111,8 @@ class Crew(Generic[J]):
     ) -> None:
         self.name = name
         self._make_worker = make_worker
-        # Each step on a set is atomic by itself, with and without a GIL.
-        self._threads: set[threading.Thread] = set()
+        # Each step on a dict is atomic by itself, with and without a GIL.
+        self._threads: dict[Worker[J], threading.Thread] = {}
         self._numbers = itertools.count(1)
         self.team: Team[J] = Team(
             name,
@@ -108,7 +126,20 @@ class Crew(Generic[J]):
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that are alive, or about to start or to end."""
-        return list(self._threads)
+        return list(self._threads.copy().values())
+
+    def idle(self) -> list[threading.Thread]:
+        """Return the threads that are parked."""
+        return self._threads_of(self.team.crew(Place.IDLE))
+
+    def busy(self) -> list[threading.Thread]:
+        """Return the threads that have a job."""
+        return self._threads_of([w for w in self.team.crew() if w.job is not None])
+
+    def _threads_of(self, workers: list[Worker[J]]) -> list[threading.Thread]:
+        threads = self._threads.copy()
+        # One that we were told of may be gone by now.
+        return [threads[worker] for worker in workers if worker in threads]
 
     def join(self, seconds: float) -> bool:
         """Wait for all threads to end, for *seconds* at the most.
@@ -124,35 +155,40 @@ class Crew(Generic[J]):
         return not any(thread.is_alive() for thread in self.threads())
 
     def _hire(self) -> None:
+        worker = self._make_worker()
         thread = threading.Thread(
             target=self._live,
-            args=(self._make_worker(),),
+            args=(worker,),
             name=f"{self.name}-{next(self._numbers)}",
             # Daemonic, so that a forgotten pool cannot keep the process alive; the
             # exit hook below gives running jobs their chance.
             daemon=True,
         )
-        self._threads.add(thread)
+        self._threads[worker] = thread
         try:
             thread.start()
         except BaseException:
-            self._threads.discard(thread)
+            del self._threads[worker]
             raise
 
     def _live(self, worker: ThreadWorker[J]) -> None:
+        _here.team = self.team
         try:
             self.team.work(worker)
         except BaseException as error:
             _log.critical("A worker of %s broke", self.name, exc_info=True)
-            job = worker.job
+            # No await hangs.
+            done, job = worker.delivering, worker.job
+            if done is not None and done.home is not None:
+                done.home.fire(done, done.outcome)
             if job is not None and job.home is not None:
-                job.home.fire(job, failureOf(error))  # No await hangs.
+                job.home.fire(job, failureOf(error))
         try:
             worker.close()
         except Exception:
             _log.exception("A worker of %s could not put its things away", self.name)
         self.team.gone(worker)
-        self._threads.discard(threading.current_thread())
+        self._threads.pop(worker, None)  # A forked child has cleared it.
 
     def __repr__(self) -> str:
         return f"<Crew {self.team!r}>"

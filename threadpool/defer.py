@@ -10,13 +10,15 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from threadpool._chain import flushUnhandled
 from threadpool._coroutine import (
     ensureDeferred,
-    fromCoroutine,
     inlineCallbacks,
     maybeDeferred,
+    returnValue,
 )
 from threadpool._deferred import LATER, Deferred
+from threadpool._history import getDebugging, setDebugging
 from threadpool.error import (
     AlreadyCalledError,
     NoCurrentExceptionError,
@@ -38,11 +40,14 @@ __all__ = [
     "ensureDeferred",
     "execute",
     "fail",
-    "fromCoroutine",
+    "flushUnhandled",
+    "getDebugging",
     "inlineCallbacks",
     "logError",
     "maybeDeferred",
     "passthru",
+    "returnValue",
+    "setDebugging",
     "succeed",
 ]
 

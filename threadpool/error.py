@@ -18,6 +18,9 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolFull",
+    "ReactorAlreadyRunning",
+    "ReactorNotRestartable",
+    "ReactorNotRunning",
     "WorkerInterrupted",
     "WrongThread",
 ]
@@ -45,6 +48,18 @@ class WrongThread(RuntimeError):
 
 class LoopClosed(RuntimeError):
     """The event loop ended before the answer came home to it."""
+
+
+class ReactorNotRunning(RuntimeError):
+    """The reactor was asked to end, and there is nothing that it runs."""
+
+
+class ReactorAlreadyRunning(RuntimeError):
+    """The reactor was asked to run where a loop runs already."""
+
+
+class ReactorNotRestartable(RuntimeError):
+    """The reactor was asked to run again after it was stopped."""
 
 
 class PoolError(RuntimeError):

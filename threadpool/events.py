@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from threadpool import ticker
+from threadpool._coroutine import fromCoroutine
 from threadpool._deferred import Deferred
 from threadpool.error import LoopClosed
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Callable
 
+    from threadpool.loops import Handle
 
 __all__ = ["Event", "PendingEvents"]
 
@@ -81,7 +83,7 @@ class PendingEvents:
         soon: the same for callers on the loop's thread, where it may be cheaper;
             left out, *post* serves.
         later: called as `later(seconds, f)` on the loop's thread; runs `f()` after
-            that time.
+            that time, unless `cancel()` of what it returned is called before.
         loop: what the events' Deferreds give as their asyncio loop; None under a
             loop that is not asyncio's.
         running: says whether the loop is running; left out, it never is.
@@ -92,7 +94,7 @@ class PendingEvents:
         post: Callable[[Callable[[], object]], object],
         *,
         soon: Callable[[Callable[[], object]], object] | None = None,
-        later: Callable[[float, Callable[[], object]], object] | None = None,
+        later: Callable[[float, Callable[[], object]], Handle] | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
         running: Callable[[], bool] | None = None,
     ) -> None:
@@ -116,8 +118,12 @@ class PendingEvents:
         # Kept alive here; closing it closes this queue. None under a loop that says
         # in another way when it ends.
         self.sentinel: AsyncGenerator[None, None] | None = None
-        # Called when the loop ends, each with this object; loop thread only.
+        # Their `loopClosed` is called with this object at the end; loop thread only.
         self.closers: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Called at last, with this object; loop thread only.
+        self.when_closed: Callable[[PendingEvents], object] | None = None
+        # Called when the loop is about to end and still goes round. Loop thread only.
+        self.farewells: list[Callable[[], Deferred[Any]]] = []
 
     @property
     def closed(self) -> bool:
@@ -184,19 +190,26 @@ class PendingEvents:
         deferred._loop = self.loop
         return deferred
 
-    def later(self, seconds: float, function: Callable[[], object]) -> None:
+    def later(self, seconds: float, function: Callable[[], object]) -> Handle:
         """Call *function* on the loop's thread, which this is, after a while.
 
         Args:
             seconds: >= 0.
             function: anything quick.
 
+        Returns:
+            What has a `cancel` method.
+
         Raises:
             NotImplementedError: this loop has no clock for us.
         """
         if self._later is None:
             raise NotImplementedError(f"{self!r} was made without `later`.")
-        self._later(seconds, function)
+        return self._later(seconds, function)
+
+    def seconds(self) -> float:
+        """Return the loop's time, in seconds; only differences mean anything."""
+        return time.monotonic() if self.loop is None else self.loop.time()
 
     def tick(self, now: float) -> bool:
         """Wake the loop for outcomes whose worker went on to something long.
@@ -264,6 +277,25 @@ class PendingEvents:
                 if queue and not self._woken:
                     self._wake()
 
+    def farewell(self) -> Deferred[None]:
+        """Let those who asked for it do what they must before the loop ends.
+
+        Loop thread, while the loop still runs. Each is asked once.
+
+        Returns:
+            A Deferred that fires when they have; then call `close`.
+        """
+        return fromCoroutine(self._farewell())
+
+    async def _farewell(self) -> None:
+        while self.farewells:
+            try:
+                await self.farewells.pop(0)()
+            except Exception:
+                _log.exception(
+                    "A farewell to %r failed; the loop ends all the same", self
+                )
+
     def close(self) -> None:
         """Refuse events from now on; let those that are here happen. Loop thread."""
         if self._closed:
@@ -276,6 +308,8 @@ class PendingEvents:
                 self._queue.popleft().happen()
             except Exception:
                 _log.exception("A pending event failed; the others go on")
+        if self.when_closed is not None:
+            self.when_closed(self)
 
     def _abandon(self) -> None:
         with self._end:  # Two workers may find out at once.

@@ -7,9 +7,6 @@ ends: asyncio tells by `shutdown_asyncgens`, which `asyncio.run` calls.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
-import functools
 import threading
 import weakref
 from threading import get_ident
@@ -19,11 +16,14 @@ import threadable
 from threadable import _switch
 from threadpool.error import WrongThread
 from threadpool.events import PendingEvents
+from threadpool.loops.asyncio import adopt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import Callable
 
-__all__ = ["here", "hereOrNone", "install"]
+    from threadpool.loops import Loop
+
+__all__ = ["arrivals", "here", "hereOrNone", "install"]
 
 
 class _Here(threading.local):
@@ -36,6 +36,9 @@ class _Here(threading.local):
 
 
 _here = _Here()
+
+# Called with the queue of each loop that is adopted or installed, on its thread.
+arrivals: list[Callable[[PendingEvents], object]] = []
 
 _nowhere = PendingEvents(lambda _: None)
 
@@ -54,27 +57,25 @@ def here() -> PendingEvents:
     last = _last
     if last.thread == get_ident() and last.running() and not last._closed:
         return last
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        events = _here.installed
-        if events is not None and not events.closed:
-            return events
+    events = hereOrNone()
+    if events is None:
         raise WrongThread(
             "No event loop runs in this thread, so there is nowhere for the answer to "
             "come home to. Call this from a coroutine or a callback; from another "
-            "thread, use reactor.callFromThread or asyncio.run_coroutine_threadsafe; "
-            "inside an interaction, use the transaction it was given."
-        ) from None
-    return _find(loop)
+            "thread, use threads.blockingCallFromThread or reactor.callFromThread; "
+            "inside an interaction, use the transaction it was given; under a loop "
+            "that is not asyncio's, install its adapter from threadpool.loops first."
+        )
+    return events
 
 
 def hereOrNone() -> PendingEvents | None:
     """Return the queue of the loop that runs in this thread, or None without one."""
-    try:
-        return here()
-    except WrongThread:
-        return None
+    loop = asyncio._get_running_loop()  # The one that raises costs ten times as much.
+    if loop is not None:
+        return _find(loop)
+    events = _here.installed
+    return None if events is None or events.closed else events
 
 
 def _find(loop: asyncio.AbstractEventLoop) -> PendingEvents:
@@ -86,37 +87,54 @@ def _find(loop: asyncio.AbstractEventLoop) -> PendingEvents:
     return events
 
 
-def install(events: PendingEvents | None) -> None:
-    """Make *events* the queue of this thread, for a loop that is not asyncio's.
+def install(loop: Loop) -> PendingEvents:
+    """Make *loop* the one of this thread; see `threadpool.loops.install`.
 
     Args:
-        events: the queue; None takes it back.
+        loop: one that is not asyncio's.
+
+    Raises:
+        RuntimeError: another one was installed here and has not ended.
     """
-    if events is not None:
-        threadable.registerAsIOThread()
-    elif _here.installed is not None:
-        _switch.forget_io_thread()
+    installed = _here.installed
+    if installed is not None and not installed.closed:
+        raise RuntimeError(
+            f"This thread has a loop already: {installed!r}. A thread runs one loop; "
+            "close that queue first, or start the other loop in a thread of its own."
+        )
+    events = PendingEvents(loop.post, later=loop.later)
+    events.when_closed = _uninstall
     _here.installed = events
+    _arrive(events)
+    return events
+
+
+def _uninstall(events: PendingEvents) -> None:
+    if _here.installed is events:
+        _here.installed = None
+        _switch.forget_io_thread()
 
 
 def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
-    # Passes run in a context of their own: call_soon would copy the current one, and
-    # a pass belongs to nobody.
-    context = contextvars.Context()
     if _here.events is not None:
         _leave(_here.events)  # Its loop was closed without a word to us.
-    events = PendingEvents(
-        functools.partial(loop.call_soon_threadsafe, context=context),
-        soon=functools.partial(loop.call_soon, context=context),
-        later=loop.call_later,
-        loop=loop,
-        running=loop.is_running,
-    )
-    threadable.registerAsIOThread()
-    if _here.ending is None or _here.ending() is not loop:
-        events.sentinel = _watch_for_the_end(events)
+    ending = _here.ending is not None and _here.ending() is loop
+    events = adopt(loop, None if ending else _note_the_end)
+    events.when_closed = _leave
     _here.events = events
+    _arrive(events)
     return events
+
+
+def _arrive(events: PendingEvents) -> None:
+    threadable.registerAsIOThread()
+    for arrival in arrivals:
+        arrival(events)
+
+
+def _note_the_end(events: PendingEvents) -> None:
+    if events.loop is not None:
+        _here.ending = weakref.ref(events.loop)
 
 
 def _leave(events: PendingEvents) -> None:
@@ -127,22 +145,3 @@ def _leave(events: PendingEvents) -> None:
     if _here.events is events:
         _here.events = None
         _switch.forget_io_thread()
-
-
-def _watch_for_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
-    # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
-    # generator of ours that is suspended then learns in this way that the loop ends.
-    sentinel = _close_at_the_end(events)
-    with contextlib.suppress(StopIteration):  # Reaches its yield without waiting.
-        sentinel.asend(None).send(None)
-    return sentinel
-
-
-async def _close_at_the_end(events: PendingEvents) -> AsyncGenerator[None, None]:
-    try:
-        yield
-    finally:
-        if events.loop is not None:
-            _here.ending = weakref.ref(events.loop)
-        events.close()
-        _leave(events)

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from threadable import _switch
-from threadpool.crew import Crew, ThreadWorker
+from threadpool._calls import CallWorker, logErrors, tell
+from threadpool.crew import Crew
 from threadpool.error import PoolClosed, WrongThread
 from threadpool.failure import Failure
 from threadpool.home import here
-from threadpool.job import Job, failureOf
+from threadpool.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,35 +41,15 @@ IDLE_SECONDS: Final = 60.0
 BACKLOG: Final = 10_000
 
 
-class _CallWorker(ThreadWorker[Job[Any]]):
-    """A worker that has nothing but its thread."""
-
-    def run(self, job: Job[Any]) -> bool:
-        """Call the job's function and keep its value or its failure."""
-        self.job = job
-        function, args, kwargs = job.function, job.args, job.kwargs
-        job.function = job.args = job.kwargs = None
-        try:
-            if kwargs:
-                job.outcome = job.context.run(function, *args, **kwargs)
-            else:
-                job.outcome = job.context.run(function, *args)
-            if job.outcome.__class__ is CoroutineType:
-                _refuse_coroutine(job.outcome, function)
-        except BaseException as error:
-            job.outcome = failureOf(error)
-            # The error's traceback keeps this frame: it must not keep the work.
-            del function, args, kwargs
-        self.job = None
-        del job
-        return True
-
-
 class ThreadPool:
     """A bounded pool of threads for functions that block.
 
     Threads start on demand, the one that rested last is used first, and one that
-    rested for a minute ends. Work submitted before `start` runs after it.
+    rested for a minute ends.
+
+    Work submitted before the first `start` waits for it. From `stop` or `close` to the
+    next `start` all work is refused with PoolClosed, for nobody may ever start it
+    again. A pickled pool comes back with its bounds and its name, not started.
 
     Args:
         minthreads: threads that stay although there is nothing to do.
@@ -98,14 +78,28 @@ class ThreadPool:
         self.name = name or "ThreadPool"
         self._crew: Crew[Job[Any]] = Crew(
             self.name,
-            _CallWorker,
+            CallWorker,
             minimum=minthreads,
             maximum=maxthreads,
             backlog=backlog,
             idle_seconds=idle_seconds,
         )
         self._team = self._crew.team
-        self._started = self._ended = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        team = self._team
+        return {
+            "minthreads": team.minimum,
+            "maxthreads": team.maximum,
+            "name": self.name,
+            "backlog": team.backlog,
+            "idle_seconds": team.idle_seconds,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ThreadPool.__init__(self, **state)
+
+    # -- What it is like ---------------------------------------------------------------
 
     @property
     def min(self) -> int:
@@ -117,26 +111,66 @@ class ThreadPool:
         """Threads at the most."""
         return self._team.maximum
 
+    @property
+    def started(self) -> bool:
+        """Whether work that is submitted now is begun."""
+        return self._team._open and not self._team._closed
+
+    @property
+    def joined(self) -> bool:
+        """Whether it was stopped or closed, and its last thread is gone."""
+        return self._team._closed and not self._team._size
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that are alive, or about to start or to end."""
+        return self._crew.threads()
+
+    @property
+    def waiters(self) -> list[threading.Thread]:
+        """The threads that have nothing to do."""
+        return self._crew.idle()
+
+    @property
+    def working(self) -> list[threading.Thread]:
+        """The threads that have something to do."""
+        return self._crew.busy()
+
+    @property
+    def workers(self) -> int:
+        """How many threads there are; one that is about to end has ceased to count."""
+        return self._team._size
+
+    def stats(self) -> TeamStats:
+        """Return the figures of this moment. Any thread."""
+        return self._team.stats()
+
+    def dumpStats(self) -> None:
+        """Log the figures of this moment at INFO. Any thread."""
+        _log.info("%s: %s", self.name, self.stats())
+
+    # -- Its life ----------------------------------------------------------------------
+
     def start(self) -> None:
         """Let threads come; what was submitted already is begun. Idempotent.
 
+        A pool that was stopped or closed takes work again.
+
         Raises:
             threadable.ThreadsDisabled: the program has forbidden threads.
-            PoolClosed: the pool was stopped or closed.
+            PoolClosed: it is still being stopped or closed.
+            RuntimeError: the system has no thread for it.
         """
-        if self._ended:
-            raise PoolClosed(
-                f"{self.name} was closed and cannot be started again. Make a new pool."
-            )
         _switch.turn_on(f"{type(self).__name__} {self.name!r}")
+        self._team.reopen()
         _switch.pool_started(self, self.name)
-        self._started = True
         self._team.open()
 
     def stop(self) -> None:
         """Finish all work, end all threads, and wait for that. For scripts and tests.
 
-        In a program with an event loop use `close`, which does not block it.
+        Does nothing where that has been done. In a program with an event loop use
+        `close`, which does not block it.
 
         Raises:
             WrongThread: called from one of the pool's own threads.
@@ -147,9 +181,16 @@ class ThreadPool:
                 "for its own end. Call it elsewhere, or use close()."
             )
         gone = threading.Event()
-        self._end(gone.set)
+        ending: list[threading.Thread] = []
+
+        def note() -> None:
+            # Now, and not when we have been woken: somebody may start it again.
+            ending.extend(self._crew.threads())
+            gone.set()
+
+        self._end(note)
         gone.wait()
-        for thread in self._crew.threads():
+        for thread in ending:
             thread.join()  # Its work is over; it only has to end.
 
     def close(self) -> Deferred[None]:
@@ -171,10 +212,9 @@ class ThreadPool:
         self._end(lambda: None)
 
     def _end(self, when_gone: Callable[[], None]) -> None:
-        self._ended = True
         self._team.close(when_gone)
         _switch.pool_stopped(self)
-        if self._started:
+        if self._team._open:  # Once opened, it finishes what it has.
             return
         for job in self._team.withdraw(lambda _: True):
             if job.home is not None:
@@ -187,7 +227,7 @@ class ThreadPool:
     def adjustPoolsize(
         self, minthreads: int | None = None, maxthreads: int | None = None
     ) -> None:
-        """Change the bounds while the pool runs.
+        """Change the bounds; a pool that runs changes its threads at once.
 
         Args:
             minthreads: as in the constructor; left out, as it is.
@@ -201,6 +241,19 @@ class ThreadPool:
         maximum = self.max if maxthreads is None else maxthreads
         _check_bounds(minimum, maximum, self._team.backlog)
         self._team.resize(minimum, maximum)
+
+    def startAWorker(self) -> None:
+        """Start one more thread now, if the pool runs and its maximum allows it."""
+        self._team.grow()
+
+    def stopAWorker(self) -> None:
+        """End one thread: one that rests now, else the next that finds nothing to do.
+
+        Also below the minimum, which is kept again from the next change of the bounds.
+        """
+        self._team.shrink()
+
+    # -- Work --------------------------------------------------------------------------
 
     def deferToThread(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -251,9 +304,9 @@ class ThreadPool:
 
         Raises:
             PoolFull: as many jobs are unfinished as the bounds allow.
-            PoolClosed: the pool was closed.
+            PoolClosed: the pool was stopped or closed.
         """
-        self._submit(_logging_errors, function, args, kwargs)
+        self._submit(logErrors, function, args, kwargs)
 
     def callInThreadWithCallback(
         self,
@@ -273,29 +326,15 @@ class ThreadPool:
 
         Raises:
             PoolFull: as many jobs are unfinished as the bounds allow.
-            PoolClosed: the pool was closed.
+            PoolClosed: the pool was stopped or closed.
         """
-        self._submit(_telling, on_result, function, args, kwargs)
+        self._submit(tell, on_result, [function, args, kwargs])
 
     def _submit(self, function: Callable[..., object], *args: object) -> None:
         self._team.submit(Job(None, function, args, {}, self._team))
 
-    def stats(self) -> TeamStats:
-        """Return the figures of this moment. Any thread."""
-        return self._team.stats()
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._team!r}>"
-
-
-def _refuse_coroutine(
-    coroutine: CoroutineType[Any, Any, Any], function: object
-) -> None:
-    coroutine.close()  # Else Python warns that it was never awaited.
-    raise TypeError(
-        f"{function!r} returned a coroutine, of which nothing has run: a thread of the "
-        "pool has no event loop. Await it where it was made, or pass a plain function."
-    )
 
 
 def _check_bounds(minimum: int, maximum: int, backlog: int | None) -> None:
@@ -309,31 +348,3 @@ def _check_bounds(minimum: int, maximum: int, backlog: int | None) -> None:
             f"The backlog is {backlog}. It counts jobs that may wait: choose 0 or "
             "more, or None for no bound."
         )
-
-
-def _logging_errors(
-    function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    try:
-        function(*args, **kwargs)
-    except BaseException:
-        _log.exception("A function called in a thread failed: %r", function)
-
-
-def _telling(
-    on_result: Callable[[bool, Any], object] | None,
-    function: Callable[..., object],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> None:
-    succeeded, result = True, None
-    try:
-        result = function(*args, **kwargs)
-    except BaseException:
-        succeeded, result = False, Failure()
-    if on_result is None:
-        return
-    try:
-        on_result(succeeded, result)
-    except BaseException:
-        _log.exception("A callback for a thread's result failed: %r", on_result)

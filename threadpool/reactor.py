@@ -1,335 +1,309 @@
-"""The reactor: asyncio's loop under the old names.
+"""The reactor: a loop under the old names.
 
-`reactor` is the process's default one. It has no loop of its own yet: it adopts the
-one that runs where it is first used, and the next one after that has ended.
-`callFromThread` may be called by any thread; all else belongs to the loop's.
+`reactor` is the process's default one. It adopts the loop that runs where it is first
+used, and the next one after that has ended; or it runs one of its own (`run`). What
+is asked of it before waits for the loop. Any thread may call `callFromThread`,
+`callInThread` and `stop`; all else belongs to the loop's.
 
-Source: `IReactorThreads` and `IReactorTime` of Twisted.
+Source: `reactor` of the 2002 paper and of Twisted.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import logging
-import math
+import functools
 import os
 import threading
-from collections import deque
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, ParamSpec
 
-from threadpool.error import AlreadyCalled, AlreadyCancelled, LoopClosed
-from threadpool.home import here
-from threadpool.pool import ThreadPool
+from threadpool import home as homes
+from threadpool._anteroom import Anteroom
+from threadpool._at_home import Posted
+from threadpool._coroutine import fromCoroutine
+from threadpool._own_loop import OwnLoop
+from threadpool._services import Services
+from threadpool._signals import stoppedBySignals
+from threadpool.delayed import DelayedCall, requireDelay
+from threadpool.error import (
+    LoopClosed,
+    ReactorAlreadyRunning,
+    ReactorNotRestartable,
+    ReactorNotRunning,
+)
+from threadpool.triggers import Triggers
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
+    from threadpool._deferred import Deferred
     from threadpool.events import PendingEvents
+    from threadpool.triggers import Phase, Trigger
 
 __all__ = ["DelayedCall", "Reactor", "reactor"]
 
-_log = logging.getLogger(__name__)
-
 P = ParamSpec("P")
 
-# As many as Twisted's reactor has, and for its reason: enough that a few slow calls
-# do not hold up the rest, few enough that nobody notices them.
-THREADS = 10
 
-
-class _Posted:
-    """The event of a function that another thread wants called in the loop's."""
-
-    __slots__ = ("_args", "_context", "_function", "_kwargs")
-
-    def __init__(
-        self,
-        function: Callable[..., object],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._context = contextvars.copy_context()
-
-    def happen(self) -> None:
-        """Call it; what it raises is logged by the pass."""
-        self._context.run(self._function, *self._args, **self._kwargs)
-
-
-class Handle(Protocol):
-    """A call that a loop was asked for."""
-
-    def cancel(self) -> None:
-        """Call it off."""
-
-
-class Timers(Protocol):
-    """What a delayed call needs of a loop: the time, and a call at a later one."""
-
-    def time(self) -> float:
-        """Return the loop's time in seconds."""
-        ...
-
-    def call_at(self, when: float, callback: Callable[[], object], /) -> Handle:
-        """Call *callback* at the time *when*."""
-        ...
-
-
-class DelayedCall:
-    """A call that will happen at a known time; `Reactor.callLater` makes it.
-
-    Source: `IDelayedCall` of Twisted.
-    """
-
-    def __init__(self, loop: Timers, delay: float, call: Callable[[], object]) -> None:
-        self._loop = loop
-        self._call: Callable[[], object] | None = call
-        self._cancelled = False
-        self._time = loop.time() + delay
-        self._handle = loop.call_at(self._time, self._run)
-
-    def getTime(self) -> float:
-        """Return when it happens, in seconds of `Reactor.seconds`."""
-        return self._time
-
-    def active(self) -> bool:
-        """Say whether it is still going to happen."""
-        return self._call is not None
-
-    def cancel(self) -> None:
-        """Call it off.
-
-        Raises:
-            AlreadyCalled: it has happened.
-            AlreadyCancelled: it was called off before.
-        """
-        self._require_active()
-        self._cancelled, self._call = True, None
-        self._handle.cancel()
-
-    def reset(self, seconds: float) -> None:
-        """Let it happen *seconds* from now instead.
-
-        Args:
-            seconds: >= 0.
-
-        Raises:
-            AlreadyCalled: it has happened.
-            AlreadyCancelled: it was called off before.
-            ValueError: *seconds* is negative or not finite.
-        """
-        self._require_active()
-        require_delay(seconds)
-        self._move(self._loop.time() + seconds)
-
-    def delay(self, seconds: float) -> None:
-        """Let it happen *seconds* later than it would have.
-
-        Args:
-            seconds: less than 0 for earlier.
-
-        Raises:
-            AlreadyCalled: it has happened.
-            AlreadyCancelled: it was called off before.
-        """
-        self._require_active()
-        self._move(self._time + seconds)
-
-    def _move(self, time: float) -> None:
-        self._handle.cancel()
-        self._time = time
-        self._handle = self._loop.call_at(time, self._run)
-
-    def _run(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
-
-    def _require_active(self) -> None:
-        if self._cancelled:
-            raise AlreadyCancelled(
-                "This delayed call was called off before. Check active() first."
-            )
-        if self._call is None:
-            raise AlreadyCalled(
-                "This delayed call has happened. Check active() first, or make a new "
-                "one with callLater."
-            )
-
-
-class Reactor:
-    """A loop under the old names.
+class Reactor(Services):
+    """A loop under the old names: one that runs already, or one of its own.
 
     Source: `reactor` of Twisted.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._home: PendingEvents | None = None  # guarded by: _lock
-        # What other threads posted while there was no loop. guarded by: _lock
-        self._early: deque[_Posted] = deque()
-        self._threads = THREADS
-        self._pool: ThreadPool | None = None  # guarded by: _lock
+        super().__init__()
+        self._triggers = Triggers()
+        self._own: OwnLoop | None = None
+        # Of the loop of our own: "new", "running", "stopping", "stopped", "crashed".
+        self._state = "new"
 
-    def callFromThread(
-        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    # -- Running -----------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether its loop runs, adopted or its own, and was not told to end."""
+        home = self._home
+        if home is None or home.closed:
+            return False
+        return self._own is None or self._state == "running"
+
+    def run(
+        self,
+        install_signal_handlers: bool = True,
+        *,
+        loop: str | Callable[[], asyncio.AbstractEventLoop] = "asyncio",
     ) -> None:
-        """Call *function* soon on the loop's thread, in the order of these calls.
-
-        Any thread may ask. What *function* raises is logged. While no loop runs, it
-        waits for the next one.
+        """Run a loop of this reactor's own in this thread, until `stop` or `crash`.
 
         Args:
-            function: anything quick. It sees a copy of the caller's context variables.
+            install_signal_handlers: have SIGINT and SIGTERM stop it, where this is
+                the main thread. The second one ends it at once.
+            loop: "asyncio", "uvloop", or a function that makes a loop.
+
+        Raises:
+            ReactorAlreadyRunning: it runs, or another loop runs in this thread.
+            ReactorNotRestartable: it was stopped before. After `crash` it goes on.
+            KeyboardInterrupt: a second signal came, or somebody's Ctrl-C.
+        """
+        own = self._start(loop)
+        stop = functools.partial(self.callFromThread, self._stop_if_running)
+        with stoppedBySignals(stop) if install_signal_handlers else nullcontext():
+            self._go_round(own.run)
+
+    def iterate(self, delay: float = 0) -> None:
+        """Let this reactor's own loop go round once, for programs that have none.
+
+        Args:
+            delay: seconds to go on for.
+
+        Raises:
+            ReactorAlreadyRunning: called inside a loop.
+            ReactorNotRestartable: it was stopped before.
+            ValueError: *delay* is negative or not finite.
+        """
+        requireDelay(delay)
+        own = self._start("asyncio")
+        self._go_round(functools.partial(own.turn, delay))
+
+    def stop(self) -> None:
+        """End `run`: fire "shutdown", then stop the loop and the pool. Any thread.
+
+        Raises:
+            ReactorNotRunning: it does not run a loop of its own, or is stopping.
+        """
+        with self._lock:
+            if self._state != "running":
+                raise ReactorNotRunning(
+                    f"This reactor is {self!r} and runs no loop that it could stop. A "
+                    "loop that it adopted ends with whoever runs it: return from the "
+                    "coroutine that was given to asyncio.run, or end the GUI's."
+                )
+            self._state = "stopping"
+        self.callFromThread(lambda: fromCoroutine(self._shut_down()))
+
+    def crash(self) -> None:
+        """End `run` at once, firing nothing; a later `run` goes on from there.
+
+        Raises:
+            ReactorNotRunning: it does not run a loop of its own.
+        """
+        if self._own is None or not self._own.loop.is_running():
+            raise ReactorNotRunning(
+                f"This reactor is {self!r} and runs no loop that could crash."
+            )
+        self._state = "crashed"
+        self._own.loop.stop()
+
+    def callWhenRunning(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> Trigger | None:
+        """Call *function* when the loop runs: at once, or after its startup.
+
+        Args:
+            function: anything quick; what it raises is logged, if it is called later.
             args: its positional arguments.
             kwargs: its keyword arguments.
-        """
-        event = _Posted(function, args, kwargs)
-        home = self._home or self._adopt_if_running()
-        while home is not None:
-            try:
-                home.put(event)
-            except LoopClosed:
-                home = self._adopt_if_running()
-            else:
-                return
-        with self._lock:
-            home = self._home
-            if home is None or home.closed:
-                self._early.append(event)
-            else:  # Adopted by another thread in this very moment.
-                home.put(event)
 
-    def callLater(
+        Returns:
+            What `removeSystemEventTrigger` takes; None when it was called at once.
+        """
+        self._adopt_if_here()
+        if self.running:
+            function(*args, **kwargs)
+            return None
+        return self.addSystemEventTrigger("after", "startup", function, *args, **kwargs)
+
+    def _start(self, kind: str | Callable[[], asyncio.AbstractEventLoop]) -> OwnLoop:
+        here = homes.hereOrNone()
+        own = self._own
+        busy = self.running if own is None else own.loop.is_running()
+        if here is not None or busy:
+            raise ReactorAlreadyRunning(
+                f"A loop runs already: {here or self._home!r}. The reactor adopts it, "
+                "and there is nothing left to run. A GUI's loop, or Twisted's, is "
+                "started as it wants to be started."
+            )
+        if self._state == "stopped":
+            raise ReactorNotRestartable(
+                "This reactor was stopped, and what was registered with it is gone. "
+                "Make another Reactor()."
+            )
+        if own is None:
+            own = self._own = OwnLoop(kind)
+        if self._state != "running":
+            resumed, self._state = self._state == "crashed", "running"
+            own.loop.call_soon(self._begin, resumed)
+        return own
+
+    def _begin(self, resumed: bool) -> None:
+        self._adopt_if_here()
+        if resumed:
+            self._triggers.fire("startup")
+
+    def _go_round(self, go: Callable[[], None]) -> None:
+        try:
+            go()
+        except BaseException:
+            self._state = "stopped"
+            raise
+        finally:
+            if self._state == "stopped" and self._own is not None:
+                self._end(self._own)
+
+    def _end(self, own: OwnLoop) -> None:
+        try:
+            own.end()
+        finally:
+            self._own = None
+            with self._lock:
+                pool, self._pool = self._pool, None
+            if pool is not None:
+                pool.dismiss()  # Closed already, unless somebody insisted.
+
+    def _stop_if_running(self) -> None:
+        if self._state == "running":
+            self.stop()
+
+    async def _shut_down(self) -> None:
+        home, own, pool = self._home, self._own, self._pool
+        try:
+            if home is not None:
+                await home.farewell()
+            if pool is not None:
+                await pool.close()
+        finally:
+            self._state = "stopped"
+            if own is not None:
+                own.loop.stop()
+
+    # -- Starts and ends ---------------------------------------------------------------
+
+    def addSystemEventTrigger(
         self,
-        delay: float,
+        phase: Phase,
+        event_type: str,
         function: Callable[P, object],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> DelayedCall:
-        """Call *function* once, *delay* seconds from now.
+    ) -> Trigger:
+        """Call *function* once, when the reactor's loop starts or ends.
+
+        What is returned and can be awaited delays the next phase. A loop that was
+        adopted counts as started when it is adopted; it ends when it is shut down as
+        `asyncio.run` does it.
 
         Args:
-            delay: seconds >= 0, measured by `seconds`.
-            function: anything quick.
+            phase: "before", "during" or "after".
+            event_type: "startup", "shutdown", or a name for `fireSystemEvent`.
+            function: what to call; what it raises is logged.
             args: its positional arguments.
             kwargs: its keyword arguments.
 
+        Returns:
+            What `removeSystemEventTrigger` takes.
+
         Raises:
-            ValueError: *delay* is negative or not finite.
-            WrongThread: no loop runs here.
+            KeyError: there is no such phase.
         """
-        require_delay(delay)
-        home = self._adopt()
-        if home.loop is None:
-            raise NotImplementedError
-        return DelayedCall(home.loop, delay, lambda: function(*args, **kwargs))
+        call = functools.partial(function, *args, **kwargs)
+        return self._triggers.add(phase, event_type, call)
 
-    def seconds(self) -> float:
-        """Return the loop's clock, in seconds; only differences mean anything."""
-        home = self._adopt()
-        return home.loop.time() if home.loop is not None else 0.0
-
-    def callInThread(
-        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
-    ) -> None:
-        """Call *function* in a thread of the pool, and forget about it. Any thread.
+    def removeSystemEventTrigger(self, trigger: Trigger) -> None:
+        """Forget *trigger*.
 
         Args:
-            function: anything that may block. What it raises is logged.
-            args: its positional arguments.
-            kwargs: its keyword arguments.
+            trigger: what `addSystemEventTrigger` returned.
 
         Raises:
-            PoolFull: the pool's bounds are reached.
+            TypeError: it is something else.
+            ValueError: it has run, or was removed before.
         """
-        self.getThreadPool().callInThread(function, *args, **kwargs)
+        self._triggers.remove(trigger)
 
-    def getThreadPool(self) -> ThreadPool:
-        """Return the pool that `callInThread` and `deferToThread` use, started.
-
-        Raises:
-            threadable.ThreadsDisabled: the program has forbidden threads.
-        """
-        home = self._home
-        if home is None or home.closed:
-            # So that a job can post to the loop that it was submitted from.
-            self._adopt_if_running()
-        pool = self._pool
-        if pool is None:
-            with self._lock:
-                if self._pool is None:
-                    self._pool = ThreadPool(0, self._threads, "reactor")
-                    self._pool.start()
-                pool = self._pool
-        return pool
-
-    def suggestThreadPoolSize(self, size: int) -> None:
-        """Set how many threads the pool may have, now or when it is made.
+    def fireSystemEvent(self, event_type: str) -> Deferred[None]:
+        """Run what was registered for that event, in its three phases.
 
         Args:
-            size: threads at the most, at least 1.
+            event_type: its name.
 
-        Raises:
-            ValueError: *size* is less than 1.
+        Returns:
+            A Deferred that fires when the last phase is over.
         """
-        if size < 1:
-            raise ValueError(
-                f"A pool of {size} threads would never do anything. Choose 1 or more."
-            )
-        with self._lock:
-            self._threads = size
-            pool = self._pool
-        if pool is not None:
-            pool.adjustPoolsize(maxthreads=size)
+        return self._triggers.fire(event_type)
 
-    def _adopt(self) -> PendingEvents:
-        """Return the queue of the loop that runs here, and make it ours if we may."""
-        home = here()
-        if home is not self._home:
-            with self._lock:
-                if self._home is None or self._home.closed:
-                    # Under the lock: nobody shall overtake what came before.
-                    while self._early:
-                        home.put(self._early.popleft())
-                    self._home = home
-        return home
+    def _moving_in(self, home: PendingEvents) -> None:
+        super()._moving_in(home)
+        home.put(Posted(self._triggers.fire, ("startup",), {}))
+        home.farewells.append(functools.partial(self._say_farewell, home))
 
-    def _adopt_if_running(self) -> PendingEvents | None:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return None
-        return self._adopt()
+    def _say_farewell(self, home: PendingEvents) -> Deferred[None]:
+        lost = LoopClosed("The loop that watched this descriptor ends.")
+        over = self._triggers.fire("shutdown")
+        return over.addBoth(lambda _: self._descriptors.disconnectAll(home.loop, lost))
 
+    def _arrived(self, home: PendingEvents) -> None:
+        """Adopt a loop that some other room has met, where anybody waits for one."""
+        if self._anteroom or self._triggers or self._descriptors:
+            self._adopt(home)
 
-def require_delay(seconds: float) -> None:
-    """Refuse a delay that no clock can keep.
-
-    Args:
-        seconds: what was asked for.
-
-    Raises:
-        ValueError: it is negative or not finite.
-    """
-    if not 0 <= seconds < math.inf:
-        raise ValueError(
-            f"The delay is {seconds} seconds. Time goes one way: give a finite number "
-            "that is 0 or more."
-        )
+    def __repr__(self) -> str:
+        if self._own is not None or self._state == "stopped":
+            return f"<Reactor {self._state}>"
+        return f"<Reactor at home in {self._home!r}>" if self.running else "<Reactor>"
 
 
 reactor = Reactor()
+homes.arrivals.append(reactor._arrived)
 
 
 def _after_fork_in_child() -> None:
     """Start the child with a free lock and without the parent's loop."""
-    reactor._lock = threading.Lock()
-    reactor._home = None
-    reactor._early.clear()
+    reactor._lock = threading.RLock()
+    reactor._home = reactor._own = None
+    reactor._state = "new"
+    reactor._anteroom = Anteroom()
+    reactor._delayed.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -44,6 +44,10 @@ STALL_SECONDS: Final = 0.000300
 # the ticker wakes another worker every half millisecond meanwhile.
 FORGETTING: Final = 1.002
 
+# Everybody waits for the loop while jobs wait, for so long: then it looks like a circle
+# that never ends. Workers that the loop answers soon are no news to anybody.
+STARVING_SECONDS: Final = 1.0
+
 J = TypeVar("J", bound=Job[Any])
 
 # Reading a member off its class costs as much as calling a function.
@@ -60,6 +64,7 @@ class Place(enum.IntEnum):
     LEAVING = 4  # Takes no more jobs; still has something to put away.
 
 
+_HIRED = Place.HIRED
 _PREPARING = Place.PREPARING
 _AWAKE = Place.AWAKE
 
@@ -74,7 +79,11 @@ class Worker(Protocol[J]):
     """Whether it can run a job right now, without `prepare`."""
 
     job: J | None
-    """What it runs at the moment."""
+    """What it runs at the moment. Set by the team, guarded by its lock."""
+
+    delivering: J | None
+    """What it has run and not brought home yet. Set by the team, under its lock; taken
+    away again without it."""
 
     def prepare(self) -> bool:
         """Become ready, however long that takes; False to resign."""
@@ -138,6 +147,11 @@ class Roster(Generic[J]):
         # Who was woken and is not here yet (None: nobody). One at a time: each may
         # find that there is nothing left, and will see to it itself if there is more.
         self._coming: Worker[J] | Literal["hired"] | None = None
+        self._unwanted = 0  # Workers that shall leave though there is room for them.
+        self._blocked = 0  # Workers whose job waits for the loop.
+        # When to complain that all of them do: seconds of time.monotonic(). None where
+        # they do not, math.inf where it has been said.
+        self._complain_at: float | None = None
         self._open = False
         self._closed = False
         self._shortest = math.inf  # Seconds; see FORGETTING.
@@ -159,31 +173,32 @@ class Roster(Generic[J]):
             job = queue.popleft()
             if job.state is QUEUED:
                 job.state = _RUNNING
+                worker.job = job
                 self._wait_seconds += now - job.queued_at
                 self._last_pull = now
                 return job
             self._skipped -= 1
+        worker.job = None
         self._move(worker, Place.IDLE)
         self._idle.append(worker)
         return None
 
     def tick(self, now: float) -> bool:
-        """Be looked at by the ticker; see `Team.tick`."""
+        """Be looked at by the ticker; see `Staff.tick`."""
         raise NotImplementedError
 
-    def _call(self, now: float) -> Worker[J] | Literal["hired"] | None:
+    def _call(self, now: float) -> Worker[J] | Literal["hired", "starving"] | None:
         """Decide who is to come for the jobs that wait: the waking rule.
 
         Returns:
             A parked worker, no longer idle, that must be woken; "hired" when a new
-            one must be; None when those awake will do, or there is nobody else.
+            one must be; None when those awake will do, or there is nobody else;
+            "starving" when that must be told, once.
         """
-        if self._coming is not None or not self._open:
+        waiting = len(self._queue) - self._skipped
+        if waiting <= 0 or self._coming is not None or not self._open:
             return None
         at = self._at
-        waiting = len(self._queue) - self._skipped
-        if waiting <= 0:
-            return None
         awake = at[_AWAKE]
         if (
             awake
@@ -197,29 +212,49 @@ class Roster(Generic[J]):
             self._coming = comer = self._idle.pop()
             self._move(comer, Place.AWAKE)
             return comer
-        # Each one that gets ready will take a job by itself.
-        if (
-            waiting > at[_PREPARING]
-            and self._size < self.maximum
-            and now >= self.not_before
-        ):
-            self._enlist()
-            self._coming = "hired"
-            return "hired"
+        if self._size < self.maximum:
+            # Each one that gets ready will take a job by itself.
+            if waiting > at[_PREPARING] + at[_HIRED] and now >= self.not_before:
+                self._enlist()
+                self._coming = "hired"
+                return "hired"
+        elif self._blocked and self._starves(now):
+            return "starving"
         return None
 
+    def _starves(self, now: float) -> bool:
+        """Say, once, that all workers have waited for the loop while jobs waited."""
+        if self._blocked < self._size:
+            return False
+        if self._complain_at is None:
+            self._complain_at = now + STARVING_SECONDS
+            ticker.watch(self)
+        if now < self._complain_at:
+            return False
+        self._complain_at = math.inf
+        return True
+
     def _wants_help(self) -> bool:
-        """Say whether jobs wait that somebody else could come for."""
+        """Say whether jobs wait that somebody must come for, or complain about."""
         waiting = len(self._queue) - self._skipped
-        return waiting > 0 and (
-            bool(self._idle)
-            or (waiting > self._at[_PREPARING] and self._size < self.maximum)
-        )
+        if waiting <= 0:
+            return False
+        if self._idle or (self._complain_at or math.inf) < math.inf:
+            return True
+        coming = self._at[_PREPARING] + self._at[_HIRED]
+        return waiting > coming and self._size < self.maximum
+
+    def _hired_arrived(self) -> None:
+        """One of the hired is here, or never will be."""
+        # Nobody knows which of them was called and which belongs to the minimum: so
+        # somebody is coming until all are here. A woken one is not among them.
+        if self._coming == "hired" and not self._at[_HIRED]:
+            self._coming = None
 
     def _patience(self) -> float:
         """Say how many seconds an idle worker shall wait before it leaves."""
         staying = self._size - self._at[Place.LEAVING]
-        if self._closed or staying > self.maximum:
+        if self._closed or self._unwanted or staying > self.maximum:
             return 0.0
         return self.idle_seconds if staying > self.minimum else math.inf
 
@@ -233,6 +268,11 @@ class Roster(Generic[J]):
         self._at[Place.HIRED] += 1
         self._most_workers = max(self._most_workers, self._size)
 
+    def _leave(self, worker: Worker[J]) -> None:
+        self._move(worker, Place.LEAVING)
+        if self._unwanted:
+            self._unwanted -= 1
+
     def _move(self, worker: Worker[J], place: Place) -> None:
         self._at[worker.place] -= 1
         self._at[place] += 1
@@ -241,8 +281,8 @@ class Roster(Generic[J]):
     def _refusal(self) -> PoolError:
         if self._closed:
             return PoolClosed(
-                f"{self.name} is closed and takes no more work. Make a new pool, or "
-                "close this one after its last call."
+                f"{self.name} is closed and takes no more work. Make a new pool, start "
+                "this one again where it can be, or close it after its last call."
             )
         self._refused += 1
         return PoolFull(
@@ -278,13 +318,18 @@ class Roster(Generic[J]):
         self._crew.clear()
         self._at = [0] * len(Place)
         self._size = self._skipped = self.unfinished = 0
-        self._coming = None
+        self._coming = self._complain_at = None
+        self._unwanted = self._blocked = 0
         self._when_gone.clear()
 
-    def crew(self) -> list[Worker[J]]:
-        """Return the workers whose thread is here."""
+    def crew(self, place: Place | None = None) -> list[Worker[J]]:
+        """Return the workers whose thread is here.
+
+        Args:
+            place: only those who are there; None for all.
+        """
         with self._lock:
-            return list(self._crew)
+            return [w for w in self._crew if place is None or w.place is place]
 
     def refuse(self) -> None:
         """Count a job that was refused before it came here."""

@@ -6,32 +6,23 @@ the two functions it is given, outside that lock. So a test steps it by hand, an
 same rules serve a plain thread pool and a pool of connections.
 
 A worker's life is `work`: run a job, pull the next one, and park when there is none.
-Any thread may enter; every field says who guards it.
+Any thread may enter; every field says who guards it. The team's own life, and what it
+does about its workers, is next door in `staff`.
 
 Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread cache.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from threadpool import ticker
 from threadpool.error import LoopClosed
 from threadpool.job import QUEUED, JobState
-from threadpool.roster import (
-    FORGETTING,
-    WAKE_SECONDS,
-    J,
-    Place,
-    Roster,
-    Worker,
-    bound,
-)
+from threadpool.roster import FORGETTING, WAKE_SECONDS, J, Place, Worker
+from threadpool.staff import Staff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "Team", "Worker"]
 
-_log = logging.getLogger(__name__)
 
-
-class Team(Roster[J]):
+class Team(Staff[J]):
     """A queue of jobs and the crew that pulls from it.
 
     Args:
@@ -56,25 +45,6 @@ class Team(Roster[J]):
         backlog: jobs that may wait beyond one for each worker; None for no bound.
         idle_seconds: how long a worker above the minimum waits for work.
     """
-
-    def __init__(
-        self,
-        name: str,
-        hire: Callable[[], None],
-        *,
-        minimum: int,
-        maximum: int,
-        backlog: int | None,
-        idle_seconds: float,
-    ) -> None:
-        super().__init__(
-            name,
-            minimum=minimum,
-            maximum=maximum,
-            backlog=backlog,
-            idle_seconds=idle_seconds,
-        )
-        self._hire = hire
 
     # -- For those who bring work ----------------------------------------------------
 
@@ -146,6 +116,12 @@ class Team(Roster[J]):
         with self._lock:
             return [w.job for w in self._crew if w.job is not None]
 
+    def _undelivered(self) -> list[J]:
+        """Return the jobs that workers are running, or have run and still hold."""
+        with self._lock:
+            held = [job for w in self._crew for job in (w.job, w.delivering)]
+        return [job for job in held if job is not None]
+
     # -- For the workers -------------------------------------------------------------
 
     def work(self, worker: Worker[J]) -> None:
@@ -171,11 +147,14 @@ class Team(Roster[J]):
                         done.home.hold(done, now, dry=job is None)
                     except LoopClosed:
                         done.lost()
-                del done  # A parked worker keeps nothing of its last job alive.
+                # A worker that parks, or is long in the next job, keeps nothing of its
+                # last one alive.
+                worker.delivering = None
+                del done
             if worker.ready and not self._rest(worker):
                 return
         with self._lock:
-            self._move(worker, Place.LEAVING)
+            self._leave(worker)
 
     def gone(self, worker: Worker[J]) -> None:
         """Note that *worker* has put everything away and its thread ends.
@@ -189,8 +168,12 @@ class Team(Roster[J]):
                 self._idle.remove(worker)
             if self._coming is worker:
                 self._coming = None
+            if worker.job is not None:  # It broke in the middle of that.
+                self.unfinished -= 1
+                self._finished += 1
             self._at[worker.place] -= 1
             self._size -= 1
+            self._hired_arrived()
             comer = self._call(time.monotonic())
             told: list[Callable[[], None]] = []
             if self._closed and not self._size:
@@ -203,9 +186,9 @@ class Team(Roster[J]):
     def _present(self, worker: Worker[J]) -> None:
         """A hired worker's thread is here; it may take long to become ready."""
         with self._lock:
-            self._coming = None
             self._crew.add(worker)
             self._move(worker, Place.PREPARING)
+            self._hired_arrived()
             comer = self._call(time.monotonic())
         if comer is not None:
             self._bring(comer)
@@ -232,7 +215,10 @@ class Team(Roster[J]):
             self._run_seconds += seconds
             shortest = self._shortest * FORGETTING
             self._shortest = seconds if seconds < shortest else shortest
+            # From here to its delivery the end of its loop must find it somewhere.
+            worker.delivering = worker.job
             if not worker.ready:
+                worker.job = None
                 self._move(worker, Place.PREPARING)
                 return None
             job = self._pull(worker, now)
@@ -259,7 +245,7 @@ class Team(Roster[J]):
                 # Others may have left meanwhile, or the bounds may have changed.
                 if worker.place is Place.IDLE and self._patience() <= patience:
                     self._idle.remove(worker)
-                    self._move(worker, Place.LEAVING)
+                    self._leave(worker)
                     return False
 
     def loopClosed(self, home: PendingEvents) -> None:
@@ -272,127 +258,11 @@ class Team(Roster[J]):
             if self._home is home:
                 self._home = None
         mine = self.withdraw(lambda job: job.home is home)
-        for job in (*mine, *self.running()):
+        for job in (*mine, *self._undelivered()):
             if job.home is home:
                 job.orphan()
-
-    # -- Outside the lock ------------------------------------------------------------
-
-    def _bring(self, comer: Worker[J] | Literal["hired"]) -> RuntimeError | None:
-        """Carry out what `_call` decided; return why that was not possible."""
-        if comer != "hired":
-            comer.wake()
-            return None
-        try:
-            self._hire()
-        except RuntimeError as error:  # The system has no thread for us.
-            with self._lock:
-                self._coming = None
-                self._size -= 1
-                self._at[Place.HIRED] -= 1
-            ticker.watch(self)  # It tries again while jobs wait.
-            _log.warning(
-                "%s could not start one more thread (%s) and goes on with %d.",
-                self.name,
-                error,
-                self._size,
-            )
-            return error
-        return None
-
-    def tick(self, now: float) -> bool:
-        """Wake another worker when nobody comes for the jobs that wait.
-
-        Called by the ticker.
-
-        Args:
-            now: seconds of time.monotonic().
-
-        Returns:
-            Whether jobs wait that somebody else could come for.
-        """
-        with self._lock:
-            comer = self._call(now)
-            waits = self._wants_help()
-        if comer is not None:
-            self._bring(comer)
-        return waits
-
-    # -- Its life ----------------------------------------------------------
-
-    def open(self) -> None:
-        """Let workers come: the minimum, and whoever the jobs that wait need."""
-        with self._lock:
-            self._open = True
-        self._fill()
-
-    def resize(self, minimum: int, maximum: int) -> None:
-        """Change the bounds; running jobs are never disturbed.
-
-        Args:
-            minimum: workers that stay although there is nothing to do.
-            maximum: workers at the most.
-        """
-        with self._lock:
-            self.minimum, self.maximum = minimum, maximum
-            if not self._closed:
-                self._limit = bound(maximum, self.backlog)
-        self._rouse()  # Those above the maximum leave when they find nothing.
-        self._fill()
-
-    def close(self, when_gone: Callable[[], None]) -> None:
-        """Take no more work; workers leave once nothing waits.
-
-        What waits in a team that was never opened stays there; see `withdraw`.
-
-        Args:
-            when_gone: called once when the last worker is gone, on that worker's
-                thread; at once, on this one, where there is none.
-        """
-        with self._lock:
-            self._closed = True
-            self._limit = -1
-            if self._size:
-                self._when_gone.append(when_gone)
-                when_gone = _nothing
-        when_gone()
-        self._rouse()
-
-    def afterFork(self) -> None:
-        """Begin anew in a forked child, which has none of the workers and no loop."""
-        self._lock = threading.Lock()
-        self._clear()
 
     def stats(self) -> TeamStats:
         """Return the figures of this moment."""
         with self._lock:
             return self._figures()
-
-    def _fill(self) -> None:
-        """Hire up to the minimum, and for the jobs that wait."""
-        # Each place once: workers that fail to get ready may be gone again by then.
-        for _ in range(self.minimum + 1):
-            with self._lock:
-                comer = self._call(time.monotonic())
-                wanted = self._open and not self._closed
-                if comer is None and wanted and self._size < self.minimum:
-                    self._enlist()
-                    comer = "hired"
-            if comer is None:
-                return
-            error = self._bring(comer)
-            if error is not None and not self._size:
-                raise error
-
-    def _rouse(self) -> None:
-        """Wake everybody, so that each looks again whether to stay."""
-        with self._lock:
-            roused, self._idle = self._idle, []
-            for worker in roused:
-                self._move(worker, Place.AWAKE)
-        for worker in roused:
-            worker.wake()
-
-
-def _nothing() -> None:
-    pass

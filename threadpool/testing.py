@@ -16,8 +16,8 @@ import math
 import threading
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar
 
+from threadpool.delayed import DelayedCall, requireDelay
 from threadpool.job import Job, failureOf
-from threadpool.reactor import DelayedCall, require_delay
 from threadpool.team import Place, Team
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ STEP_SECONDS: Final = 30.0
 
 
 class _Timer:
-    """What `Clock.call_at` returns: enough of asyncio's TimerHandle."""
+    """A call at a known time."""
 
     def __init__(self, when: float, number: int, call: Callable[[], object]) -> None:
         self.when = when
@@ -51,18 +51,18 @@ class _Timer:
 
 
 class _Timeline:
-    """The two methods of an asyncio loop that a DelayedCall needs."""
+    """What a DelayedCall needs of a loop."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self._numbers = itertools.count()
         self._timers: list[_Timer] = []
 
-    def time(self) -> float:
+    def seconds(self) -> float:
         return self.now
 
-    def call_at(self, when: float, callback: Callable[[], object]) -> _Timer:
-        timer = _Timer(when, next(self._numbers), callback)
+    def later(self, seconds: float, function: Callable[[], object]) -> _Timer:
+        timer = _Timer(self.now + seconds, next(self._numbers), function)
         heapq.heappush(self._timers, timer)
         return timer
 
@@ -110,7 +110,7 @@ class Clock:
         Raises:
             ValueError: *delay* is negative or not finite.
         """
-        require_delay(delay)
+        requireDelay(delay)
         call = DelayedCall(self._timeline, delay, lambda: function(*args, **kwargs))
         self._calls.append(call)
         return call
@@ -131,7 +131,7 @@ class Clock:
             BaseException: what one of the calls raised. Time stands at that call
                 then; those after it happen with the next `advance`.
         """
-        require_delay(seconds)
+        requireDelay(seconds)
         end = self._timeline.now + seconds
         while (timer := self._timeline.next_until(end)) is not None:
             self._timeline.now = max(timer.when, self._timeline.now)
@@ -166,6 +166,7 @@ class MemoryWorker(Generic[J]):
         place: as the team sees it.
         ready: whether it can run a job right now; set it False to make it `prepare`.
         job: what it runs at the moment.
+        delivering: what it has run, and not brought home yet.
         doing: "hired", "preparing", "running", "parked" or "gone": what the next
             `step` ends. A worker that is "running" has its job, not yet begun.
         patience: seconds it would wait while "parked"; math.inf for ever.
@@ -177,6 +178,7 @@ class MemoryWorker(Generic[J]):
         self.place = Place.HIRED
         self.ready = True
         self.job: J | None = None
+        self.delivering: J | None = None
         self.doing: Literal["hired", "preparing", "running", "parked", "gone"] = "hired"
         self.patience = math.inf
         self.wakes = 0
@@ -244,7 +246,6 @@ class MemoryWorker(Generic[J]):
         Returns:
             True: the outcome is there and may go home.
         """
-        self.job = job
         self._stop("running")
         function, args, kwargs = job.function, job.args, job.kwargs
         job.clear()
@@ -252,7 +253,6 @@ class MemoryWorker(Generic[J]):
             job.outcome = job.context.run(function, *args, **kwargs)
         except BaseException as error:
             job.outcome = failureOf(error)
-        self.job = None
         return True
 
     def park(self, seconds: float) -> bool:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from threadpool import roster as roster_module
+from threadpool import staff as staff_module
 from threadpool import team as team_module
 from threadpool.job import Job
 from threadpool.testing import Clock, MemoryCrew
@@ -57,6 +58,11 @@ class Stage(MemoryCrew):
             self.team.submit(job)
         return job
 
+    def run_only(self, *workers):
+        """Step only these, until they are parked or gone."""
+        while movable := [w for w in self.movable() if w in workers]:
+            movable[0].step()
+
     def doing(self):
         """What each worker does, the oldest first."""
         return [worker.doing for worker in self.workers]
@@ -84,9 +90,10 @@ def stages(patch):
     clock = Clock()
     clock.advance(1000.0)
     ticker = Ticker(clock)
-    patch.setattr(team_module, "time", SimpleNamespace(monotonic=clock.seconds))
-    patch.setattr(roster_module, "ticker", ticker)
-    patch.setattr(team_module, "ticker", ticker)
+    for module in (team_module, staff_module):
+        patch.setattr(module, "time", SimpleNamespace(monotonic=clock.seconds))
+    for module in (roster_module, staff_module):
+        patch.setattr(module, "ticker", ticker)
     return Stages(clock, ticker)
 
 

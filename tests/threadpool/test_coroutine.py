@@ -16,7 +16,6 @@ from threadpool.defer import (
     NotACoroutineError,
     ensureDeferred,
     fail,
-    fromCoroutine,
     inlineCallbacks,
     maybeDeferred,
     succeed,
@@ -143,8 +142,8 @@ def test_function_without_yield_is_refused():
 
 @pytest.mark.parametrize("wrong", [7, None, lambda: None])
 def test_only_coroutines_are_run(wrong):
-    """`fromCoroutine` and `ensureDeferred` refuse anything else."""
-    for maker in (fromCoroutine, ensureDeferred):
+    """`Deferred.fromCoroutine` and `ensureDeferred` refuse anything else."""
+    for maker in (Deferred.fromCoroutine, ensureDeferred):
         with pytest.raises(NotACoroutineError, match="not a coroutine"):
             maker(wrong)
 

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import threadable
-from threadpool import home
+from threadpool import home, loops
 from threadpool.error import LoopClosed, WrongThread
-from threadpool.events import PendingEvents
 from threadpool.pool import ThreadPool
 
 
@@ -77,17 +76,74 @@ def test_two_threads_two_queues():
     assert first is not second
 
 
+class HandTurned:
+    """A loop that goes round when it is told to."""
+
+    def __init__(self):
+        self.posted = []
+
+    def post(self, function):
+        self.posted.append(function)
+
+    def later(self, seconds, function):
+        raise NotImplementedError
+
+    def turn(self):
+        while self.posted:
+            self.posted.pop(0)()
+
+
 def test_foreign_loop_is_installed():
-    """A loop that is not asyncio's brings its own queue, and takes it back."""
-    queue = PendingEvents(lambda f: None)
-    home.install(queue)
+    """A loop that is not asyncio's is installed, and gone when its queue is closed."""
+    queue = loops.install(HandTurned())
     try:
         assert home.here() is queue
         assert threadable.isInIOThread()
     finally:
-        home.install(None)
-    with pytest.raises(WrongThread):
+        queue.close()
+    with pytest.raises(WrongThread, match=r"threadpool\.loops"):
         home.here()
+
+
+def test_one_foreign_loop_in_a_thread():
+    """A second loop in one thread is refused until the first has ended."""
+    queue = loops.install(HandTurned())
+    try:
+        with pytest.raises(RuntimeError, match="close that queue first"):
+            loops.install(HandTurned())
+    finally:
+        queue.close()
+    loops.install(HandTurned()).close()
+
+
+def test_asyncio_within_a_foreign_loop():
+    """While an asyncio loop runs inside a callback of another loop, it is home."""
+    queue = loops.install(HandTurned())
+    try:
+
+        async def main():
+            return home.here()
+
+        inner = asyncio.run(main())
+        assert inner is not queue
+        assert inner.closed
+        assert home.here() is queue
+    finally:
+        queue.close()
+
+
+def test_thread_is_io_thread_once_per_loop():
+    """After every loop of a thread has ended, it is no I/O thread any more."""
+    threadable.init()
+    queue = loops.install(HandTurned())
+
+    async def main():
+        home.here()
+
+    asyncio.run(main())
+    assert threadable.isInIOThread()
+    queue.close()
+    assert not threadable.isInIOThread()
 
 
 def test_loop_that_runs_twice_keeps_its_queue():

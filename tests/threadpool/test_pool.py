@@ -785,14 +785,6 @@ async def test_pool_stopped_before_it_started(make_pool):
             await asyncio.shield(deferred)
 
 
-async def test_closed_pool_does_not_start(make_pool):
-    """`start` of a closed pool raises."""
-    pool = make_pool()
-    await pool.close()
-    with pytest.raises(PoolClosed):
-        pool.start()
-
-
 def test_stop_waits_for_all_work(make_pool):
     """`stop` returns when all work is done and all threads have ended."""
     pool = make_pool(0, 2)
@@ -900,3 +892,27 @@ def test_workers_break_loudly(make_pool, expect_errors, caplog):
     (record,) = expect_errors
     assert record.levelno == logging.CRITICAL
     assert record.exc_info[0] is MemoryError
+
+
+async def test_worker_that_breaks_delivers_what_it_has(make_pool, expect_errors):
+    """A fault of the worker itself costs no outcome, and no await hangs.
+
+    The job that was done has its value; the one begun next fails with the fault.
+    """
+    pool = make_pool(0, 1, start=False)
+    real = pool._team._advance
+
+    def broken(*args):
+        del pool._team._advance
+        assert real(*args) is not None
+        raise MemoryError("in the worker's own code")
+
+    pool._team._advance = broken
+    done, begun = pool.deferToThread(lambda: "done"), pool.deferToThread(int)
+    pool.start()
+    assert await done == "done"
+    with pytest.raises(MemoryError):
+        await begun
+    assert await pool.deferToThread(lambda: "next") == "next"
+    assert pool.stats().unfinished == 0
+    assert [record.exc_info[0] for record in expect_errors] == [MemoryError]

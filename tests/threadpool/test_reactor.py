@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+import re
 import threading
 
 import pytest
@@ -241,11 +242,79 @@ async def test_impossible_delays_are_refused(reactor, wrong):
     call.cancel()
 
 
-def test_time_needs_a_loop(reactor):
-    """Where no loop runs there is no clock and no later."""
-    for ask in (reactor.seconds, lambda: reactor.callLater(0, int)):
-        with pytest.raises(WrongThread, match="No event loop runs"):
-            ask()
+def test_delayed_calls_wait_for_the_loop(reactor):
+    """What `callLater` was asked before there is a loop happens when it runs."""
+    seen = []
+    late = reactor.callLater(0.03, seen.append, "late")
+    soon = reactor.callLater(0.02, seen.append, "soon")
+    moved = reactor.callLater(3600, seen.append, "moved")
+    off = reactor.callLater(0, seen.append, "off")
+    off.cancel()
+    assert reactor.getDelayedCalls() == [soon, late, moved]
+
+    async def main():
+        moved.reset(0.01)
+        reactor.seconds()
+        moved.reset(0.05)
+        while len(seen) < 3:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(main())
+    assert seen == ["soon", "late", "moved"]
+    assert reactor.getDelayedCalls() == []
+
+
+def test_delayed_calls_end_with_their_loop(reactor):
+    """A call that its loop did not live to see is not made on the next one."""
+    seen = []
+
+    async def first():
+        reactor.callLater(0.001, seen.append, "first")
+
+    async def second():
+        reactor.callLater(0, seen.append, "second")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(first())
+    asyncio.run(second())
+    assert seen == ["second"]
+
+
+async def test_another_thread_asks_the_loops_clock_in_vain(reactor):
+    """`callLater` in a thread without a loop names the way to the reactor's loop."""
+    reactor.seconds()
+    errors = []
+
+    def ask():
+        try:
+            reactor.callLater(0, int)
+        except WrongThread as error:
+            errors.append(str(error))
+
+    await asyncio.to_thread(ask)
+    assert "reactor.callFromThread(reactor.callLater" in errors[0]
+
+
+async def test_delayed_call_sees_its_callers_context(reactor):
+    """A delayed call runs in a copy of the context it was asked for in."""
+    variable.set("caller")
+    seen = asyncio.get_running_loop().create_future()
+    reactor.callLater(0, lambda: seen.set_result(variable.get()))
+    variable.set("changed since")
+    assert await seen == "caller"
+
+
+async def test_delayed_call_says_what_it_is(reactor):
+    """Its repr tells what will happen and when, or that it has, or never will."""
+    call = reactor.callLater(100, int)
+    assert re.fullmatch(
+        r"<DelayedCall of <class 'int'> in (99|100)\.\d+ s>", repr(call)
+    )
+    call.cancel()
+    assert repr(call) == "<DelayedCall cancelled>"
+    call = reactor.callLater(0, int)
+    await turns()
+    assert repr(call) == "<DelayedCall called>"
 
 
 # -- threads -----------------------------------------------------------------------

@@ -7,8 +7,12 @@ import math
 import pytest
 
 from tests.threadpool.stepping import LONG, SHORT
-from threadpool.error import PoolClosed, PoolFull
+from threadpool.error import LoopClosed, PoolClosed, PoolFull
+from threadpool.events import PendingEvents
+from threadpool.job import Job
+from threadpool.roster import STARVING_SECONDS
 from threadpool.team import Team
+from threadpool.testing import MemoryWorker
 
 
 def test_nobody_is_hired_before_there_is_work(stage):
@@ -533,10 +537,12 @@ def test_worker_that_cannot_get_ready_is_replaced(stage):
     worker.step()
     worker.ready, worker.resigns = False, True
     worker.step()
+    assert crew.team.running() == []
     worker.step()
     assert worker.doing == "gone"
     crew.run()
     assert crew.diary == ["a", "b"]
+    assert crew.team.stats().unfinished == 0
 
 
 def test_idle_worker_does_not_wait_for_one_that_prepares(stage):
@@ -600,3 +606,410 @@ def test_team_starts_anew_after_a_fork(stage):
     hired = len(crew._hired)
     crew.submit("c")
     assert len(crew._hired) == hired + 1
+
+
+# -- one comes at a time -------------------------------------------------------------
+
+
+def test_one_wakes_at_a_time_while_another_is_hired(stage):
+    """A hired worker that arrives does not count as the one that was woken.
+
+    1. Two workers rest; the minimum is raised, and a third is hired.
+    2. Two jobs come: the second worker is woken, and nobody else.
+    3. The third arrives first, takes a job, and calls nobody: the woken one comes.
+    """
+    crew = stage(minimum=2, maximum=3)
+    crew.run()
+    first, second = crew.workers
+    crew.team.resize(3, 3)
+    crew.run_only(first, second)
+    woken = crew.team._idle[-1]
+    other = first if woken is second else second
+    crew.submit("a", "b")
+    assert (woken.wakes, other.wakes) == (1, 0)
+    third = crew.workers[2]
+    third.step()
+    assert third.doing == "running"
+    assert (woken.wakes, other.wakes) == (1, 0)
+    woken.step()
+    assert woken.doing == "running"
+    assert other.wakes == 0
+
+
+def test_one_is_hired_at_a_time_beside_the_minimum(stage):
+    """Jobs that the minimum will take when it is here hire nobody else."""
+    crew = stage(minimum=2, maximum=5)
+    crew.submit("a", "b")
+    assert crew.doing() == ["hired"] * 2
+    crew.submit("c")
+    assert crew.doing() == ["hired"] * 3
+    crew.workers[0].step()
+    crew.submit("d")
+    assert crew.doing() == ["running", "hired", "hired"]
+
+
+def test_failed_hire_does_not_count_as_an_arrival(stage):
+    """A worker that was woken is still on its way when another cannot be hired."""
+    crew = stage(minimum=2, maximum=3)
+    crew.run()
+    crew.submit("a")
+    (woken,) = [worker for worker in crew.workers if worker.wakes]
+    crew.refusal = RuntimeError("can't start new thread")
+    with crew.team._lock:
+        crew.team._enlist()
+    crew.team._bring("hired")
+    crew.submit("b")
+    assert [w.wakes for w in crew.workers if w is not woken] == [0]
+
+
+def test_worker_that_leaves_does_not_count_as_an_arrival(stage):
+    """Nor when another one goes home meanwhile."""
+    crew = stage(maximum=3, idle_seconds=1.0)
+    crew.submit("a", "b", "c")
+    for _ in range(3):
+        crew.workers[-1].step()
+    crew.run()
+    crew.submit("d")
+    (woken,) = [worker for worker in crew.workers if worker.wakes]
+    leaver, other = [worker for worker in crew.workers if worker is not woken]
+    leaver.timeOut()
+    assert leaver not in crew.workers
+    assert other.wakes == 0
+
+
+# -- no outcome is lost at the end of a loop -----------------------------------------
+
+
+class EndingWorker(MemoryWorker):
+    """A worker that finds its job's loop at its end, at the worst moment."""
+
+    def run(self, job):
+        if job.args:
+            job.args[0].close()
+        return super().run(job)
+
+
+def test_loop_that_ends_between_the_pull_and_the_run(stage):
+    """A job that was pulled and not yet begun is told of the end of its loop."""
+    crew = stage(maximum=1, make_worker=EndingWorker)
+    home = PendingEvents(lambda _: None)
+    job = Job(home, lambda _: "late", (home,), {}, crew.team)
+    crew.team.submit(job)
+    crew.run()
+    with pytest.raises(LoopClosed):
+        job.result()
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_loop_that_ends_between_the_run_and_the_delivery(stage, ready):
+    """A job that was run and is not yet on its way home is told, too."""
+    crew = stage(maximum=1)
+    home = PendingEvents(lambda _: None)
+    job = Job(home, lambda: "late", (), {}, crew.team)
+    crew.team.submit(job)
+    advance = crew.team._advance
+
+    def end_afterwards(*args):
+        following = advance(*args)
+        home.close()
+        return following
+
+    crew.team._advance = end_afterwards
+    (worker,) = crew.workers
+    worker.step()
+    worker.ready = ready
+    crew.run()
+    del crew.team._advance
+    with pytest.raises(LoopClosed):
+        job.result()
+
+
+def test_loop_that_ends_after_the_delivery(stage):
+    """A job that is on its way home has its own outcome, whenever its loop ends."""
+    crew = stage(maximum=1)
+    home = PendingEvents(lambda _: None)
+    job = Job(home, lambda: "in time", (), {}, crew.team)
+    crew.team.submit(job)
+    crew.run()
+    home.close()
+    assert job.result() == "in time"
+
+
+def test_worker_in_a_long_job_keeps_nothing_of_the_last_one(stage):
+    """What was delivered is not kept alive by the worker's next job."""
+    crew = stage(maximum=1)
+    crew.submit("a", "b")
+    (worker,) = crew.workers
+    worker.step()
+    worker.step()
+    assert worker.doing == "running"
+    assert worker.delivering is None
+    crew.run()
+    assert worker.job is None
+
+
+def test_worker_that_breaks_leaves_no_unfinished_job(stage):
+    """A worker that breaks in the middle of a job is gone, and so is the job."""
+    crew = stage(maximum=1)
+    crew.submit("a")
+    (worker,) = crew.workers
+    worker.step()
+
+    def broken(*args):
+        raise MemoryError
+
+    crew.team._advance = broken
+    with pytest.raises(MemoryError):
+        worker.step()
+    del crew.team._advance
+    stats = crew.team.stats()
+    assert (stats.unfinished, stats.busy, stats.workers) == (0, 0, 0)
+    crew.submit("b")
+    crew.run()
+    assert crew.diary == ["a", "b"]
+
+
+# -- growing, shrinking, opening again -----------------------------------------------
+
+
+def test_grow_hires_one(stage):
+    """`grow` hires one worker without any job, up to the maximum."""
+    crew = stage(maximum=2)
+    for count in (1, 2, 2):
+        crew.team.grow()
+        assert len(crew.workers) == count
+
+
+def test_grow_does_nothing_where_nobody_may_work(stage):
+    """Before the opening and after the end, `grow` hires nobody."""
+    hired = []
+    team = Team(
+        "x",
+        lambda: hired.append(1),
+        minimum=0,
+        maximum=1,
+        backlog=None,
+        idle_seconds=1.0,
+    )
+    team.grow()
+    team.open()
+    team.close(lambda: None)
+    team.grow()
+    assert hired == []
+
+
+def test_shrink_sends_an_idle_worker_home(stage):
+    """`shrink` lets one idle worker leave now, the one that rested longest."""
+    crew = stage(minimum=3, maximum=3)
+    crew.run()
+    oldest = crew.team._idle[0]
+    crew.team.shrink()
+    crew.run()
+    assert oldest.patience == 0.0
+    oldest.timeOut()
+    assert oldest not in crew.workers
+    assert [worker.patience for worker in crew.workers] == [math.inf] * 2
+    assert crew.team.stats().workers == 2
+
+
+def test_shrink_lets_busy_workers_finish(stage):
+    """Where nobody is idle, the next one that finds nothing to do leaves."""
+    crew = stage(maximum=2)
+    crew.submit("a", "b", "c")
+    for worker in crew.workers[:]:
+        worker.step()
+    crew.workers[1].step()
+    crew.team.shrink()
+    crew.run()
+    assert sorted(crew.diary) == ["a", "b", "c"]
+    leaving = [worker for worker in crew.workers if worker.patience == 0.0]
+    leaving[0].timeOut()
+    assert crew.team.stats().workers == 1
+    crew.submit("d")
+    crew.run()
+    assert [worker.patience for worker in crew.workers] == [60.0]
+    assert crew.diary[-1] == "d"
+
+
+def test_only_one_leaves_for_one_shrink(stage):
+    """Of two that look at the same moment, one stays."""
+    crew = stage(minimum=2, maximum=2)
+    crew.submit("a")
+    crew.run()
+    crew.team.shrink()
+    woken = next(worker for worker in crew.workers if worker.wakes)
+    other = next(worker for worker in crew.workers if worker is not woken)
+    crew.team.resize(2, 2)  # Wakes the other one, too.
+    crew.run()
+    assert woken.patience == other.patience == 0.0
+    other.timeOut()
+    woken.timeOut()
+    assert crew.workers == [woken]
+    assert woken.patience == math.inf
+
+
+def test_worker_that_resigns_counts_for_a_shrink(stage):
+    """A worker that leaves for another reason leaves in place of one more."""
+    crew = stage(maximum=2)
+    crew.submit("a", "b")
+    for _ in range(2):
+        crew.workers[-1].step()
+    first, second = crew.workers
+    crew.team.shrink()
+    second.ready, second.resigns = False, True
+    crew.run_only(second)
+    crew.run()
+    assert crew.workers == [first]
+    assert first.patience == 60.0
+
+
+def test_shrink_never_asks_for_more_than_there_are(stage):
+    """Asked to shrink more often than it has workers, a team forgets the surplus."""
+    crew = stage(minimum=1, maximum=1)
+    crew.run()
+    for _ in range(5):
+        crew.team.shrink()
+    crew.run()
+    crew.workers[0].timeOut()
+    crew.submit("a")
+    crew.run()
+    assert crew.diary == ["a"]
+    assert crew.workers[0].patience == math.inf
+
+
+def test_team_opens_again(stage):
+    """Closed and empty, a team takes work again after `reopen`."""
+    crew = stage(minimum=1, maximum=2, backlog=0)
+    crew.run()
+    crew.team.close(lambda: None)
+    with pytest.raises(PoolClosed, match=r"still closing.*1 of its workers"):
+        crew.team.reopen()
+    crew.run()
+    crew.workers[0].timeOut()
+    crew.team.resize(2, 3)
+    assert crew.workers == []
+    crew.team.reopen()
+    assert crew.workers == []
+    crew.team.open()
+    assert crew.doing() == ["hired"] * 2
+    crew.submit(*"abc")
+    with pytest.raises(PoolFull):
+        crew.submit("d")
+    crew.run()
+    assert sorted(crew.diary) == list("abc")
+    assert {worker.patience for worker in crew.workers} <= {math.inf, 60.0}
+
+
+def test_opening_a_closed_team_changes_nothing(stage):
+    """`open` alone brings nobody back: a team that was closed stays closed."""
+    crew = stage(minimum=1, maximum=1)
+    crew.run()
+    crew.team.close(lambda: None)
+    crew.run()
+    crew.workers[0].timeOut()
+    crew.team.open()
+    assert crew.workers == []
+    with pytest.raises(PoolClosed):
+        crew.submit("a")
+
+
+# -- starvation ----------------------------------------------------------------------
+
+
+def starved(caplog):
+    return [r.getMessage() for r in caplog.records if "starves" in r.getMessage()]
+
+
+def wait_and_look(crew, seconds=STARVING_SECONDS):
+    """Let so much time pass under the ticker's eyes."""
+    for _ in range(4):
+        crew.clock.advance(seconds / 4)
+        crew.ticker.tick()
+
+
+def test_team_that_starves_is_told_of(stage, caplog):
+    """All workers of a full team wait for the loop and jobs wait: one WARNING.
+
+    It names the team, the figures and the remedy, and comes after a second: a wait
+    that the loop ends soon is no news.
+    """
+    crew = stage(maximum=2)
+    crew.submit("a", "b")
+    for worker in crew.workers[:]:
+        worker.step()
+    crew.workers[1].step()
+    crew.team.blocked()
+    crew.submit("c", "d", "e")
+    wait_and_look(crew)
+    assert starved(caplog) == []  # One of them may still come for the others.
+    crew.team.blocked()
+    wait_and_look(crew, STARVING_SECONDS * 0.99)
+    assert starved(caplog) == []
+    wait_and_look(crew)
+    (text,) = starved(caplog)
+    for part in ("MemoryCrew", "all its 2 workers", "3 job(s)", "more than 2 workers"):
+        assert part in text
+    assert "a pool of its own" in text
+    wait_and_look(crew, 10.0)
+    crew.submit("f")
+    assert len(starved(caplog)) == 1
+    assert not crew.ticker.watched  # There is nothing left to be said.
+
+
+def test_each_episode_is_told_of(stage, caplog):
+    """When a worker goes on the episode is over, and the next one is told again."""
+    crew = stage(maximum=1)
+    crew.submit("a", "b")
+    crew.workers[0].step()
+    for episode in (1, 2):
+        crew.team.blocked()
+        wait_and_look(crew)
+        crew.team.unblocked()
+        assert len(starved(caplog)) == episode
+
+
+def test_short_waits_are_no_starvation(stage, caplog):
+    """Workers that the loop answers again and again do not starve."""
+    crew = stage(maximum=1)
+    crew.submit("a", "b")
+    crew.workers[0].step()
+    for _ in range(10):
+        crew.team.blocked()
+        wait_and_look(crew, STARVING_SECONDS / 2)
+        crew.team.unblocked()
+    wait_and_look(crew, 10.0)  # In its own work, however long.
+    assert starved(caplog) == []
+
+
+def test_job_that_comes_to_blocked_workers(stage, caplog):
+    """It does not matter what came first: the waits, or the job."""
+    crew = stage(maximum=1)
+    crew.submit("a")
+    crew.workers[0].step()
+    crew.team.blocked()
+    wait_and_look(crew)
+    job = crew.submit("b")
+    wait_and_look(crew, STARVING_SECONDS / 2)
+    assert starved(caplog) == []
+    assert crew.team.remove(job)
+    wait_and_look(crew)
+    assert starved(caplog) == []
+    assert not crew.ticker.watched
+    crew.submit("c")
+    wait_and_look(crew)
+    assert len(starved(caplog)) == 1
+
+
+def test_larger_pool_does_not_starve(stage, caplog):
+    """More workers are a remedy: the jobs are done, and nobody complains."""
+    crew = stage(maximum=1)
+    crew.submit("a", "b")
+    crew.workers[0].step()
+    crew.team.blocked()
+    wait_and_look(crew, STARVING_SECONDS / 2)
+    crew.team.resize(0, 2)
+    crew.workers[1].step()
+    crew.submit("c")
+    wait_and_look(crew, 10.0)
+    assert starved(caplog) == []
+    assert not crew.ticker.watched

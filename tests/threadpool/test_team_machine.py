@@ -43,7 +43,7 @@ class TeamMachine(RuleBasedStateMachine):
         self.submitted, self.removed, self.begun = [], [], []
         self.refused = self.refused_closed = 0
         self.closings, self.told = 0, []
-        self.size_before = 0
+        self.size_before = self.blocked = 0
         self.numbers = itertools.count()
 
     @initialize(
@@ -150,6 +150,27 @@ class TeamMachine(RuleBasedStateMachine):
     def resize(self, minimum, more):
         self.team.resize(minimum, max(1, minimum + more))
 
+    @rule()
+    def grow(self):
+        self.team.grow()
+
+    @rule()
+    def shrink(self):
+        self.team.shrink()
+
+    @rule()
+    def block(self):
+        """One more of the running jobs begins to wait for the loop."""
+        if self.blocked < self.crew.doing().count("running"):
+            self.blocked += 1
+            self.team.blocked()
+
+    @rule()
+    def unblock(self):
+        if self.blocked:
+            self.blocked -= 1
+            self.team.unblocked()
+
     @rule(seconds=st.sampled_from([SHORT, 0.0002, 1.0]))
     def tick(self, seconds):
         self.clock.advance(seconds)
@@ -238,6 +259,8 @@ class TeamMachine(RuleBasedStateMachine):
             self.patch.undo()
 
     def drain(self):
+        while self.blocked:
+            self.unblock()
         while self.crew.movable():
             self.crew.run()
             self.clock.advance(1.0)

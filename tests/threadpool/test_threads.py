@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 def reactor(monkeypatch):
     """The default reactor of this test, its pool stopped afterwards."""
     made = Reactor()
-    monkeypatch.setattr(threads, "reactor", made)
+    monkeypatch.setattr(threads, "_reactor", made)
     yield made
     if made._pool is not None:
         made._pool.stop()
@@ -376,7 +376,7 @@ def test_import_needs_no_loop_and_no_thread():
     out = run("""
         import threading
         import threadpool.threads, threadpool.testing, threadpool.defer
-        print(threading.active_count(), threadpool.threads.reactor._pool)
+        print(threading.active_count(), threadpool.threads._reactor._pool)
     """)
     assert out == ["1", "None"]
 

@@ -1,0 +1,168 @@
+"""Where a reactor is at home: the loop it adopted, its pending events, its timers.
+
+Any thread may call `callFromThread`; all else belongs to the loop's.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from threadpool import home as homes
+from threadpool._anteroom import Anteroom
+from threadpool.delayed import DelayedCall, requireDelay
+from threadpool.error import LoopClosed, WrongThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from threadpool.events import Event, PendingEvents
+
+__all__ = ["AtHome", "Posted"]
+
+P = ParamSpec("P")
+
+
+class Posted:
+    """The event of a function that is to be called on the loop's thread.
+
+    Args:
+        function: what to call, in a copy of the current context variables.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+    """
+
+    __slots__ = ("_args", "_context", "_function", "_kwargs")
+
+    def __init__(
+        self,
+        function: Callable[..., object],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._context = contextvars.copy_context()
+
+    def happen(self) -> None:
+        """Call it; what it raises is logged by the pass."""
+        self._context.run(self._function, *self._args, **self._kwargs)
+
+
+class AtHome:
+    """The half of a reactor that knows its loop: pending events and time events."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._home: PendingEvents | None = None  # guarded by: _lock
+        # What was asked for while there was no loop. guarded by: _lock
+        self._anteroom = Anteroom()
+        self._delayed: set[DelayedCall] = set()  # Those that are going to happen.
+
+    # -- Pending events ----------------------------------------------------------------
+
+    def callFromThread(
+        self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call *function* soon on the loop's thread, in the order of these calls.
+
+        Any thread may ask. What *function* raises is logged. While no loop runs, it
+        waits for the next one.
+
+        Args:
+            function: anything quick. It sees a copy of the caller's context variables.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+        """
+        self._post(Posted(function, args, kwargs))
+
+    def _post(self, event: Event) -> None:
+        home = self._home or self._adopt_if_here()
+        while home is not None:
+            try:
+                home.put(event)
+            except LoopClosed:
+                home = self._adopt_if_here()
+            else:
+                return
+        with self._lock:
+            home = self._home
+            if home is None or home.closed:
+                self._anteroom.put(event)
+            else:  # Adopted by another thread in this very moment.
+                home.put(event)
+
+    # -- Time events -------------------------------------------------------------------
+
+    def callLater(
+        self,
+        delay: float,
+        function: Callable[P, object],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> DelayedCall:
+        """Call *function* once, *delay* seconds from now; not before the loop runs.
+
+        Args:
+            delay: seconds >= 0, measured by `seconds`.
+            function: anything quick. It sees a copy of the caller's context variables.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            ValueError: *delay* is negative or not finite.
+            WrongThread: this reactor's loop runs in another thread.
+        """
+        requireDelay(delay)
+        timeline = self._adopt_if_here() or self._before_the_loop("callLater")
+        if args or kwargs:
+            function = functools.partial(function, *args, **kwargs)
+        call = DelayedCall(timeline, delay, function, self._delayed.discard)
+        self._delayed.add(call)
+        return call
+
+    def seconds(self) -> float:
+        """Return the loop's clock, in seconds; only differences mean anything."""
+        return (self._adopt_if_here() or self._anteroom).seconds()
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        """Return the calls that are still going to happen, the next one first."""
+        return sorted(self._delayed, key=DelayedCall.getTime)
+
+    # -- Adoption ----------------------------------------------------------------------
+
+    def _adopt_if_here(self) -> PendingEvents | None:
+        """Return the queue of the loop that runs here, and make it ours if we may."""
+        home = homes.hereOrNone()
+        if home is not None and home is not self._home:
+            self._adopt(home)
+        return home
+
+    def _adopt(self, home: PendingEvents) -> None:
+        with self._lock:
+            if self._home is not None and not self._home.closed:
+                return
+            # Under the lock: nobody shall overtake what came before.
+            self._moving_in(home)
+            self._anteroom.admit(home)
+            self._home = home
+
+    def _moving_in(self, home: PendingEvents) -> None:
+        """Do what comes before everything else on a new loop; holding the lock."""
+
+    def _before_the_loop(self, verb: str) -> Anteroom:
+        home = self._home
+        if home is not None and not home.closed:
+            raise WrongThread(
+                f"{verb} belongs to the loop's thread, which is another one. From "
+                f"here, use reactor.callFromThread(reactor.{verb}, …)."
+            )
+        if home is not None:
+            # That loop has ended, and its timers with it.
+            with self._lock:
+                self._anteroom = Anteroom()
+                self._home = None
+        return self._anteroom
