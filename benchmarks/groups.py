@@ -69,6 +69,17 @@ GROUND_FLOOR = Group("ground_floor", "A synchronized method beside one locked by
 GROUPS = (
     GROUND_FLOOR,
     Group(
+        "awaited",
+        "A result made, fired by the loop, and awaited in a task",
+        # "At most 1.5 times as long" is a rate of at least two thirds.
+        races=(Race(in_flight=1, others={"future": 0.67}, unit="results/s"),),
+    ),
+    Group(
+        "chain",
+        "A Deferred with ten callbacks, made and fired",
+        races=(Race(in_flight=1, others={"twisted": 2}, unit="chains/s"),),
+    ),
+    Group(
         "noop",
         "A call that does nothing, through a thread and back",
         races=(

@@ -40,6 +40,10 @@ LATER: Final = _Later()
 
 FIRES: Final = object()
 
+# What steps return most. Asking twice whether it is something special, a Failure or a
+# Deferred, costs three times as much as looking here first.
+PLAIN: Final = frozenset({type(None), bool, bytes, dict, float, int, list, str, tuple})
+
 
 class _Guard:
     """Reports a failure that nobody looked at, when its Deferred is forgotten.
@@ -114,9 +118,10 @@ class Chain(FutureFace[T]):
         self._result: Any = UNFIRED
         self._at_rest = False
         self._late_cancel = False
-        # Pairs (callback, errback); or (None, outer) for a Deferred `outer` whose
-        # chain waits for this one; or (FIRES, other) for one that this one fires.
-        self._callbacks: list[tuple[Any, Any]] | None = None
+        # The steps. A function for values alone stands for itself, since most are that;
+        # else a pair: (callback, errback); or (None, outer) for a Deferred `outer`
+        # whose chain waits for this one; or (FIRES, other) for one that this one fires.
+        self._callbacks: list[Any] | None = None
         self._canceller = canceller
         self._inner: Chain[Any] | None = None
         self._paused = 0
@@ -160,21 +165,27 @@ class Chain(FutureFace[T]):
         """
         if self._running:
             return  # A callback added a callback: the run below us will see it.
-        going: list[Chain[Any]] = [self]
+        current: Chain[Any] = self
+        # Those that go on when `current` rests; mostly there are none.
+        going: list[Chain[Any]] | None = None
         try:
-            while going:
-                current = going[-1]
+            while True:
                 outer = current._advance()
                 if outer is not None:
-                    going.append(outer)
+                    if going is None:
+                        going = []
+                    going.append(current)
+                    current = outer
                     continue
-                going.pop()
                 if not (current._paused or current._inner or current._callbacks):
                     current._settle(directly=directly)
+                if not going:
+                    return
+                current = going.pop()
         except BaseException:
             # Ctrl-C in a callback stops the loop, not these chains: whoever waits
             # for them must hear of it if the loop ever goes on.
-            for stopped in going:
+            for stopped in (*(going or ()), current):
                 if stopped._callbacks or stopped._waiters is not None:
                     with contextlib.suppress(RuntimeError):  # There is no loop here.
                         stopped.get_loop().call_soon(stopped._run)
@@ -191,25 +202,31 @@ class Chain(FutureFace[T]):
         steps: Any = self._callbacks
         if not steps or self._paused or self._inner is not None:
             return None
-        position = 0
         self._running = True
         result = self._result
+        failed = isinstance(result, Failure)
+        # Steps may add steps: a list's iterator looks for its end each time.
+        rest = iter(steps)
+        over = False
         try:
-            # Not a for loop: callbacks may add callbacks, and pause the chain.
-            while position < len(steps) and not self._paused:
-                callback, errback = steps[position]
-                position += 1
-                if isinstance(errback, Chain):
-                    if callback is None or errback._result is UNFIRED:
-                        self._mark_handled()
-                        errback._take(result)
-                        result = None
-                        return errback
-                    callback = errback = cast("Any", errback).callback  # It objects.
-                step = errback if isinstance(result, Failure) else callback
-                if step is None:
-                    continue
-                if isinstance(result, Failure):
+            for step in rest:
+                if step.__class__ is not tuple:
+                    if failed:
+                        continue
+                else:
+                    callback, errback = step
+                    if isinstance(errback, Chain):
+                        if callback is None or errback._result is UNFIRED:
+                            self._mark_handled()
+                            errback._take(result)
+                            result = None
+                            return errback
+                        step = cast("Any", errback).callback  # It objects.
+                    else:
+                        step = errback if failed else callback
+                        if step is None:
+                            continue
+                if failed:
                     self._mark_handled()
                 try:
                     result = step(result)
@@ -220,14 +237,25 @@ class Chain(FutureFace[T]):
                     # Without our own frame: the traceback begins at the callback.
                     tb = error.__traceback__
                     result = Failure(error.with_traceback(tb.tb_next if tb else None))
-                if isinstance(result, Chain):
-                    result = self._wait_for(result)
-                    if self._inner is not None:
-                        return None
+                    failed = True
+                else:
+                    failed = False
+                    if result.__class__ not in PLAIN:
+                        if isinstance(result, Chain):
+                            result = self._wait_for(result)
+                            if self._inner is not None:
+                                return None
+                        failed = isinstance(result, Failure)
+                if self._paused:
+                    return None
+            over = True
         finally:
             self._running = False
             self._result = result
-            del steps[:position]
+            if over:
+                steps.clear()
+            else:
+                steps[:] = rest
         return None
 
     def _wait_for(self, inner: Chain[Any]) -> Any:

@@ -114,7 +114,17 @@ class Deferred(Chain[T]):
         """
         if args or kwargs:
             return self.addCallbacks(callback, None, args, kwargs)
-        return self.addCallbacks(callback)
+        # What addCallbacks would do, without its questions: most steps are this one.
+        if not callable(callback):
+            _require_callable(callback, "callback")
+        if self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+        if self._result is not UNFIRED:
+            self._at_rest = False
+            self._run()
+        return self
 
     @overload
     def addErrback(

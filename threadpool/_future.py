@@ -221,7 +221,8 @@ class FutureFace(Generic[T]):
     def _schedule(
         self, callback: Callable[[Any], object], context: contextvars.Context
     ) -> None:
-        self.get_loop().call_soon(self._deliver, callback, context, context=context)
+        loop = self._loop or self.get_loop()
+        loop.call_soon(self._deliver, callback, context, context=context)
 
     def _deliver(
         self, callback: Callable[[Any], object], context: contextvars.Context
