@@ -136,7 +136,7 @@ class BlockingCall:
             return
         deferred._watch(self._take)
         if home is not None:
-            home.closers.add(self)
+            home.notify(self)
             if home.closed:  # This is its very last pass.
                 self.loopClosed(home)
 

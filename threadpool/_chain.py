@@ -100,6 +100,12 @@ def flushUnhandled() -> list[Failure]:
     return [failure for failure in reported if failure is not None]
 
 
+def _caught(error: BaseException) -> Failure:
+    # Without our own frame: the traceback begins at the callback.
+    tb = error.__traceback__
+    return Failure(error.with_traceback(tb.tb_next if tb else None))
+
+
 def cancelledError(msg: object) -> asyncio.CancelledError:
     """Make the CancelledError that `cancel(msg)` asks for."""
     return asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
@@ -132,6 +138,35 @@ class Chain(FutureFace[T]):
         self._cancel_message: object = None
         self._guard: _Guard | None = None
         self._asyncio_future_blocking = False
+
+    def pause(self) -> None:
+        """Stop the chain after the callback that runs now, until `unpause`; nests."""
+        self._paused += 1
+        self._at_rest = False
+
+    def unpause(self) -> None:
+        """Take back one `pause`; after the last one the chain goes on.
+
+        Raises:
+            RuntimeError: it is not paused.
+        """
+        if not self._paused:
+            raise RuntimeError(
+                f"{self!r} is not paused. Call unpause once for each pause."
+            )
+        self._paused -= 1
+        if not self._paused and self._result is not UNFIRED:
+            self._run()
+
+    @property
+    def called(self) -> bool:
+        """Whether it was fired; its chain may still wait for another Deferred."""
+        return self._result is not UNFIRED
+
+    @property
+    def paused(self) -> int:
+        """How many times `pause` was called without `unpause`."""
+        return self._paused
 
     def _fire(self, result: Any, *, directly: bool) -> None:
         if self._result is not UNFIRED:
@@ -206,57 +241,54 @@ class Chain(FutureFace[T]):
         result = self._result
         failed = isinstance(result, Failure)
         # Steps may add steps: a list's iterator looks for its end each time.
-        rest = iter(steps)
-        over = False
+        left: Any = iter(steps)
         try:
-            for step in rest:
-                if step.__class__ is not tuple:
-                    if failed:
-                        continue
+            for entry in left:
+                if entry.__class__ is tuple:
+                    step = self._choose(entry, failed)
+                    if isinstance(step, Chain):
+                        step._take(result)
+                        result = None
+                        return step
                 else:
-                    callback, errback = step
-                    if isinstance(errback, Chain):
-                        if callback is None or errback._result is UNFIRED:
-                            self._mark_handled()
-                            errback._take(result)
-                            result = None
-                            return errback
-                        step = cast("Any", errback).callback  # It objects.
-                    else:
-                        step = errback if failed else callback
-                        if step is None:
-                            continue
-                if failed:
-                    self._mark_handled()
+                    step = None if failed else entry
+                if step is None:
+                    continue
                 try:
                     result = step(result)
                 except (KeyboardInterrupt, SystemExit) as error:
                     result = Failure(error)
                     raise
                 except BaseException as error:
-                    # Without our own frame: the traceback begins at the callback.
-                    tb = error.__traceback__
-                    result = Failure(error.with_traceback(tb.tb_next if tb else None))
-                    failed = True
-                else:
-                    failed = False
-                    if result.__class__ not in PLAIN:
-                        if isinstance(result, Chain):
-                            result = self._wait_for(result)
-                            if self._inner is not None:
-                                return None
-                        failed = isinstance(result, Failure)
+                    result = _caught(error)
+                failed = False
+                if result.__class__ not in PLAIN:
+                    if isinstance(result, Chain):
+                        result = self._wait_for(result)
+                        if self._inner is not None:
+                            return None
+                    failed = isinstance(result, Failure)
                 if self._paused:
                     return None
-            over = True
+            left = ()
         finally:
             self._running = False
             self._result = result
-            if over:
-                steps.clear()
-            else:
-                steps[:] = rest
+            steps[:] = left
         return None
+
+    def _choose(self, pair: tuple[Any, Any], failed: bool) -> Any:
+        """Say which of the two it is: a function, None, or a Chain to hand over to."""
+        callback, errback = pair
+        if not isinstance(errback, Chain):
+            step = errback if failed else callback
+        elif callback is None or errback._result is UNFIRED:
+            step = errback
+        else:
+            step = cast("Any", errback).callback  # It objects.
+        if failed and step is not None:
+            self._mark_handled()
+        return step
 
     def _wait_for(self, inner: Chain[Any]) -> Any:
         """Take *inner*'s result if it is there; else wait for it."""
@@ -277,6 +309,17 @@ class Chain(FutureFace[T]):
         else:
             inner._callbacks.append((None, self))
         return inner
+
+    def _innermost(self) -> Chain[Any] | None:
+        """Follow those that wait for each other to the last; None: they form a ring."""
+        innermost: Chain[Any] = self  # Not a recursion: chains may be of any length.
+        seen: set[Chain[Any]] = set()
+        while innermost._inner is not None:
+            if innermost in seen:
+                return None
+            seen.add(innermost)
+            innermost = innermost._inner
+        return innermost
 
     def _break_off(self, result: Any) -> None:
         """Wait no longer for the other Deferred; go on with *result*."""

@@ -94,14 +94,24 @@ class _Runner:
     def cancel(self, deferred: Deferred[Any]) -> object:
         """Pass a cancel on to what the coroutine waits for; its end is the answer."""
         message = deferred._cancel_message
-        runner = self
+        runner, seen = self, {self}
         # Coroutines that wait for coroutines, of any depth: not a recursion.
         while (inner := _runner_of(runner.waiting_for)) is not None:
+            if inner in seen:  # They wait for each other, in a ring.
+                return self.break_off()
+            seen.add(inner)
             inner.deferred._cancel_message = message
             runner = inner
         waiting_for = runner.waiting_for
         if waiting_for is None or not waiting_for.cancel(msg=message):
             runner.cancelled_by = runner.deferred  # It hears when it waits again.
+        return LATER
+
+    def break_off(self) -> object:
+        """Wait no longer; the coroutine is cancelled where it does."""
+        self.waiting_for.remove_done_callback(self.wake)
+        self.waiting_for, self.cancelled_by = None, self.deferred
+        self.wake()
         return LATER
 
     def wake(self, _: object = None) -> None:
@@ -205,11 +215,10 @@ class _Runner:
 
 def _runner_of(waited_for: Any) -> _Runner | None:
     """Return who a cancel of *waited_for* would reach, if that is a coroutine here."""
-    while isinstance(waited_for, Deferred) and waited_for._inner is not None:
-        waited_for = waited_for._inner
-    if not isinstance(waited_for, Deferred) or waited_for.called:
+    innermost = waited_for._innermost() if isinstance(waited_for, Deferred) else None
+    if innermost is None or innermost.called:
         return None
-    owner = getattr(waited_for._canceller, "__self__", None)
+    owner = getattr(innermost._canceller, "__self__", None)
     return owner if isinstance(owner, _Runner) else None
 
 
@@ -335,8 +344,8 @@ def maybeDeferred(
         result = function(*args, **kwargs)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:
-        result = Failure()
+    except BaseException as error:
+        result = Failure(_without_our_frame(error))
     if isinstance(result, Deferred):
         return result
     if inspect.iscoroutine(result):

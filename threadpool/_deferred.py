@@ -326,14 +326,10 @@ class Deferred(Chain[T]):
             if self._stop() is not LATER and self._result is UNFIRED:
                 self._fire(Failure(cancelledError(msg)), directly=False)
             return True
-        innermost: Any = self  # Not a recursion: chains may be of any length.
-        seen = set()
-        while innermost._inner is not None:
-            if innermost in seen:  # They wait for each other, in a ring.
-                innermost._break_off(Failure(cancelledError(msg)))
-                return True
-            seen.add(innermost)
-            innermost = innermost._inner
+        innermost: Any = self._innermost()
+        if innermost is None:  # They wait for each other, in a ring.
+            self._break_off(Failure(cancelledError(msg)))
+            return True
         return innermost is not self and bool(innermost.cancel(msg))
 
     def _stop(self) -> object:
@@ -347,35 +343,6 @@ class Deferred(Chain[T]):
         except Exception:
             _log.exception("The canceller of %r failed; it counts as cancelled", self)
             return None
-
-    def pause(self) -> None:
-        """Stop the chain after the callback that runs now, until `unpause`; nests."""
-        self._paused += 1
-        self._at_rest = False
-
-    def unpause(self) -> None:
-        """Take back one `pause`; after the last one the chain goes on.
-
-        Raises:
-            RuntimeError: it is not paused.
-        """
-        if not self._paused:
-            raise RuntimeError(
-                f"{self!r} is not paused. Call unpause once for each pause."
-            )
-        self._paused -= 1
-        if not self._paused and self._result is not UNFIRED:
-            self._run()
-
-    @property
-    def called(self) -> bool:
-        """Whether it was fired; its chain may still wait for another Deferred."""
-        return self._result is not UNFIRED
-
-    @property
-    def paused(self) -> int:
-        """How many times `pause` was called without `unpause`."""
-        return self._paused
 
     def __repr__(self) -> str:
         name = f"{type(self).__name__} at {id(self):#x}"

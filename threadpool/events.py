@@ -118,8 +118,8 @@ class PendingEvents:
         # Kept alive here; closing it closes this queue. None under a loop that says
         # in another way when it ends.
         self.sentinel: AsyncGenerator[None, None] | None = None
-        # Their `loopClosed` is called with this object at the end; loop thread only.
-        self.closers: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Who is told of the end. guarded by: _end
+        self._closers: weakref.WeakSet[Any] = weakref.WeakSet()
         # Called at last, with this object; loop thread only.
         self.when_closed: Callable[[PendingEvents], object] | None = None
         # Called when the loop is about to end and still goes round. Loop thread only.
@@ -277,6 +277,15 @@ class PendingEvents:
                 if queue and not self._woken:
                     self._wake()
 
+    def notify(self, closer: Any) -> None:
+        """Call `closer.loopClosed(self)`, twice, when the loop ends; from any thread.
+
+        Args:
+            closer: referred to weakly. It is called on the loop's thread.
+        """
+        with self._end:
+            self._closers.add(closer)
+
     def farewell(self) -> Deferred[None]:
         """Let those who asked for it do what they must before the loop ends.
 
@@ -300,8 +309,13 @@ class PendingEvents:
         """Refuse events from now on; let those that are here happen. Loop thread."""
         if self._closed:
             return
-        for closer in list(self.closers):
-            closer.loopClosed(self)
+        # Twice, since a job may pass from one team to another, once, while they are
+        # asked, and be missed by both.
+        for _ in range(2):
+            with self._end:
+                closers = list(self._closers)
+            for closer in closers:
+                closer.loopClosed(self)
         self._closed = True
         while self._queue:
             try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from threadpool.loops import Loop
 
-__all__ = ["arrivals", "here", "hereOrNone", "install"]
+__all__ = ["arrivals", "here", "hereOrNone", "install", "installEarly"]
 
 
 class _Here(threading.local):
@@ -105,6 +105,20 @@ def install(loop: Loop) -> PendingEvents:
     events = PendingEvents(loop.post, later=loop.later)
     events.when_closed = _uninstall
     _here.installed = events
+    _arrive(events)
+    return events
+
+
+def installEarly(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    """Adopt a loop that is going to run in this thread and will not tell of its end.
+
+    Args:
+        loop: asyncio's. Whoever ends it closes the queue.
+    """
+    events = adopt(loop, None)
+    events.when_closed = _leave
+    # Adopted for when it runs, installed for until then.
+    _here.events = _here.installed = events
     _arrive(events)
     return events
 

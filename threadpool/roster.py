@@ -260,7 +260,7 @@ class Roster(Generic[J]):
 
     def _greet(self, home: PendingEvents | None) -> None:
         if home is not None:
-            home.closers.add(self)  # We hear of the end of every loop we work for.
+            home.notify(self)  # We hear of the end of every loop we work for.
             self._home = home
 
     def _enlist(self) -> None:

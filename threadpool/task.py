@@ -136,7 +136,7 @@ class LoopingCall:
         self._zero = self.clock.seconds()
         self._home = hereOrNone()
         if self._home is not None:
-            self._home.closers.add(self)
+            self._home.notify(self)
         self.interval = interval
         self.running = True
         ended: Deferred[Any] = Deferred(self._cancel)

@@ -366,8 +366,9 @@ class Player:
     def do(self, action):
         if action.verb == "turn":
             return  # Inside a step the loop has no turn.
+        method = getattr(self, action.verb.split()[0] + "_")
         try:
-            answer = getattr(self, action.verb.split()[0] + "_")(action)
+            answer = method(action)
         except BaseException as error:
             own = isinstance(error, ValueError | CancelledError)
             answer = (type(error), error.args if own else ())
@@ -462,7 +463,7 @@ class Player:
         watcher = self.notified.get(action.at)
         return self.at(action.at).remove_done_callback(watcher)
 
-    def fire_(self, action):
+    def fire_directly_(self, action):
         deferred = self.at(action.at)
         if isinstance(deferred, Model):
             deferred.fire_directly(next(self.numbers))

@@ -367,3 +367,23 @@ def test_return_value_ends_a_generator():
             returnValue("stopped")
 
     assert outcome(old()) == 8
+
+
+# -- rings ---------------------------------------------------------------------------
+
+
+def test_cancel_of_two_coroutines_that_wait_for_each_other():
+    """Coroutines that wait for each other can be cancelled, by either end."""
+    started = []
+
+    async def wait_for_the_other(number):
+        await gate
+        await started[1 - number]
+
+    gate = Deferred()
+    started += [defer.ensureDeferred(wait_for_the_other(n)) for n in (0, 1)]
+    gate.callback(None)
+    assert not any(one.called for one in started)
+    assert started[0].cancel("enough")
+    assert started[0].cancelled()
+    assert started[1].cancelled()

@@ -1,0 +1,1 @@
+"""The adapters for loops that are not asyncio's."""
