@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 from threadpool._chain import LATER, cancelledError
 from threadpool._deferred import Deferred
+from threadpool._future import OURS
 from threadpool.error import NotACoroutineError
 from threadpool.failure import Failure
 
@@ -76,6 +77,7 @@ class _Runner:
         self.deferred: Deferred[Any] = Deferred(self.cancel)
         self.waiting_for: Any = None
         self.cancelled_by: Deferred[Any] | None = None
+        self.asked = False  # A cancel was passed on to what it waits for.
 
     def start(self) -> None:
         """Step the coroutine for the first time, at once."""
@@ -95,12 +97,14 @@ class _Runner:
         """Pass a cancel on to what the coroutine waits for; its end is the answer."""
         message = deferred._cancel_message
         runner, seen = self, {self}
+        self.asked = True
         # Coroutines that wait for coroutines, of any depth: not a recursion.
         while (inner := _runner_of(runner.waiting_for)) is not None:
             if inner in seen:  # They wait for each other, in a ring.
                 return self.break_off()
             seen.add(inner)
             inner.deferred._cancel_message = message
+            inner.asked = True
             runner = inner
         waiting_for = runner.waiting_for
         if waiting_for is None or not waiting_for.cancel(msg=message):
@@ -130,6 +134,7 @@ class _Runner:
             self.watch(waited_for)
             return None
         answer = self.read(waited_for) if waited_for is not None else None
+        late = self.is_late(waited_for)
         while answer is not LATER:
             if self.cancelled_by is not None:
                 message = self.cancelled_by._cancel_message
@@ -142,6 +147,7 @@ class _Runner:
                 else:
                     yielded = self.context.run(self.coroutine.send, answer)
             except (StopIteration, _Returned) as stop:
+                self.deferred._late_cancel = late
                 return self.finish(stop.value)
             except BaseException as error:
                 self.finish(Failure(_without_our_frame(error)))
@@ -149,6 +155,8 @@ class _Runner:
                     self.deferred._mark_handled()  # It is on its way up the loop.
                     raise
                 return None
+            if late:  # The work was done; the cancel comes at the next wait.
+                self.cancelled_by, late = self.deferred, False
             answer = self.wait(yielded)
         return None
 
@@ -191,12 +199,17 @@ class _Runner:
 
     def read(self, future: Any) -> Any:
         """Return what *future*, which is done, gives the coroutine."""
-        if not self.gives_results:
-            return None  # Its own __await__ returns or raises the result.
+        if not self.gives_results:  # Its own __await__ returns or raises the result.
+            return OURS if isinstance(future, Deferred) else None
         try:
             return future.result()
         except BaseException as error:
             return Failure(_without_our_frame(error))
+
+    def is_late(self, future: Any) -> bool:
+        """Say whether our cancel of *future* met work that was done all the same."""
+        asked, self.asked = self.asked, False
+        return asked and isinstance(future, Deferred) and future._late_cancel
 
     def pass_on(self, result: Any) -> Any:
         """Fire with what the returned Deferred got, and leave it there."""

@@ -33,6 +33,10 @@ class _Unfired:
 
 UNFIRED: Final = _Unfired()
 
+# What a coroutine driver of ours sends to a Deferred that was waited for. It sees to a
+# late cancel itself; the current task, if there is one, has nothing to do with it.
+OURS: Final = object()
+
 # By thread: how to wait for a Deferred under a loop that knows nothing of futures. A
 # generator function; it yields what the coroutine's driver there understands, and ends
 # when the Deferred is at rest. Empty where asyncio is the only loop.
@@ -172,10 +176,10 @@ class FutureFace(Generic[T]):
             awaiter = awaiters.get(get_ident()) if awaiters else None
             if awaiter is None:
                 self._asyncio_future_blocking = True
-                yield self
+                driver = yield self
             else:
-                yield from awaiter(self)
-            if self._late_cancel:
+                driver = yield from awaiter(self)
+            if self._late_cancel and driver is not OURS:
                 _rearm(self._cancel_message)
         result: Any = self._result
         if self._at_rest and not isinstance(result, Failure):

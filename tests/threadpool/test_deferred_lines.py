@@ -115,26 +115,41 @@ def test_cancel_of_a_deep_chain_of_coroutines():
         deferred.result()
 
 
-def test_cancel_of_two_that_wait_for_each_other():
-    """Two chains that wait for each other for ever can be cancelled."""
+@pytest.fixture
+def interruption():
+    """Ends an endless loop by SIGINT: hung, the test would hang the whole run."""
+    alarm = threading.Timer(5, signal.raise_signal, [signal.SIGINT])
+    alarm.start()
+    yield
+    alarm.cancel()
+    alarm.join()
+
+
+def ring():
+    """Two chains that wait for each other, for ever."""
     first, second = Deferred(), Deferred()
     first.addCallback(lambda _: second)
     second.addCallback(lambda _: first)
     first.callback(1)
     second.callback(2)
-    # Without it a cancel that goes round and round would hang the whole run.
-    alarm = threading.Timer(5, signal.raise_signal, [signal.SIGINT])
-    alarm.start()
+    return first, second
+
+
+@pytest.mark.parametrize("through", [passthru, wait_for, yield_for])
+def test_cancel_of_two_that_wait_for_each_other(interruption, through):
+    """Chains that wait for each other can be cancelled, also by who waits for them."""
+    first, second = ring()
+    waiting = through(first)
+    if not isinstance(waiting, Deferred):
+        waiting = ensureDeferred(waiting)
     try:
-        assert first.cancel()
+        assert waiting.cancel()
     except KeyboardInterrupt:
         pytest.fail("The cancel went round in the ring.")
-    finally:
-        alarm.cancel()
-        alarm.join()
     assert first.done()
     assert second.done()
     assert first.cancelled() or second.cancelled()
+    assert waiting.done()
 
 
 # -- firing and cancelling ---------------------------------------------------------
