@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import weakref
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from threadpool._future import UNFIRED, FutureFace
@@ -188,8 +189,9 @@ class Chain(FutureFace[T]):
     def _settle(self, *, directly: bool) -> None:
         """The chain has come to rest: tell whoever waits."""
         self._at_rest = True
-        if isinstance(self._result, Failure):
-            self._arm(self._result)
+        result = self._result
+        if result.__class__ not in PLAIN and isinstance(result, Failure):
+            self._arm(result)
         if self._waiters is not None:
             self._notify(directly=directly)
 
@@ -239,7 +241,7 @@ class Chain(FutureFace[T]):
             return None
         self._running = True
         result = self._result
-        failed = isinstance(result, Failure)
+        failed = result.__class__ not in PLAIN and isinstance(result, Failure)
         # Steps may add steps: a list's iterator looks for its end each time.
         left: Any = iter(steps)
         try:
@@ -274,7 +276,8 @@ class Chain(FutureFace[T]):
         finally:
             self._running = False
             self._result = result
-            steps[:] = left
+            # Not a copy of what is left: a long chain may stop at each step.
+            del steps[: len(steps) - length_hint(left)]
         return None
 
     def _choose(self, pair: tuple[Any, Any], failed: bool) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from threadpool._chain import FIRES, LATER, Chain, cancelledError
+from threadpool._chain import FIRES, LATER, PLAIN, Chain, cancelledError
 from threadpool._future import UNFIRED
 from threadpool.failure import Failure
 
@@ -289,7 +289,7 @@ class Deferred(Chain[T]):
             AlreadyCalledError: this Deferred was fired before.
             TypeError: *result* is a Deferred. Return it from a callback instead.
         """
-        if isinstance(result, Deferred):
+        if result.__class__ not in PLAIN and isinstance(result, Deferred):
             raise TypeError(
                 f"callback() was given {result!r}. A Deferred cannot be the result "
                 "of another one: use chainDeferred, or return it from a callback."
