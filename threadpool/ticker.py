@@ -3,17 +3,24 @@
 Waking a sleeping thread costs more than most jobs, so workers and submitters put
 it off as long as somebody awake is likely to come by. The ticker is what makes
 that safe: while jobs or outcomes wait, it looks every half millisecond whether
-anybody came, and wakes somebody if not. While nothing waits it sleeps.
-Any thread may call `watch`; `tick` is called on the ticker's thread only.
+anybody came, and wakes somebody if not. While nothing waits it sleeps, or until the
+next alarm: a call at a time that no loop and no worker can be trusted to keep.
+Any thread may call `watch` and `alarm`; `tick` and alarms are called on the ticker's
+thread only.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import os
 import threading
 import time
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +60,9 @@ class Ticker:
         # How often each was looked at in vain. guarded by: _lock (for writing)
         self._watched = watched
         self._asleep = False  # guarded by: _lock
+        # When, a number that settles ties, and what. guarded by: _lock
+        self._alarms: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = itertools.count()
         self._thread: threading.Thread | None = None  # guarded by: _lock
 
     def watch(self, who: Watched) -> None:
@@ -63,21 +73,38 @@ class Ticker:
         """
         with self._lock:
             self._watched[who] = 0
-            if self._thread is None:
-                self._start(who)
-            elif self._asleep:
-                self._asleep = False
-                self._bell.release()
+            if not self._awake():
+                # Whoever asked may hold a lock and cannot do without us. It asks again
+                # the next time something waits.
+                del self._watched[who]
 
-    def _start(self, who: Watched) -> None:
+    def alarm(self, when: float, function: Callable[[], object]) -> None:
+        """Call *function* at that time, give or take a millisecond.
+
+        Args:
+            when: seconds of time.monotonic().
+            function: anything quick.
+        """
+        with self._lock:
+            first = not self._alarms or when < self._alarms[0][0]
+            heapq.heappush(self._alarms, (when, next(self._numbers), function))
+            if first:
+                self._awake()
+
+    def _awake(self) -> bool:  # guarded by: _lock
+        if self._thread is None:
+            self._start()
+        elif self._asleep:
+            self._asleep = False
+            self._bell.release()
+        return self._thread is not None
+
+    def _start(self) -> None:
         # Daemonic: it holds nothing that must be given back at exit.
         thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            # Whoever asked may hold a lock and cannot do without us. It asks again
-            # the next time something waits.
-            del self._watched[who]
             _log.warning("The ticker's thread could not be started (%s)", error)
         else:
             self._thread = thread
@@ -87,10 +114,28 @@ class Ticker:
             if self._bell.acquire(timeout=PERIOD_SECONDS):
                 continue  # Rung out of its sleep: first wait one period.
             self._look()
+            self._ring()
             with self._lock:
                 self._asleep = asleep = not self._watched
-            if asleep:
-                self._bell.acquire()
+                wait = threading.TIMEOUT_MAX
+                if self._alarms:
+                    wait = self._alarms[0][0] - time.monotonic()
+            # Rung at the last moment, the bell makes the next look wait one period.
+            if asleep and not self._bell.acquire(timeout=max(0.0, wait)):
+                with self._lock:
+                    self._asleep = False
+
+    def _ring(self) -> None:
+        """Make the calls whose time has come."""
+        while True:
+            with self._lock:
+                if not self._alarms or self._alarms[0][0] > time.monotonic():
+                    return
+                _, _, function = heapq.heappop(self._alarms)
+            try:
+                function()
+            except Exception:
+                _log.exception("An alarm failed: %r", function)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -132,6 +177,16 @@ def watch(who: Watched) -> None:
         who: anything with a `tick` method. Watching it twice changes nothing.
     """
     _ticker.watch(who)
+
+
+def alarm(when: float, function: Callable[[], object]) -> None:
+    """Have the process's ticker call *function* at that time. Any thread.
+
+    Args:
+        when: seconds of time.monotonic().
+        function: anything quick.
+    """
+    _ticker.alarm(when, function)
 
 
 def _forget_after_fork() -> None:
