@@ -13,6 +13,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enterprise import jobs
+from enterprise.interaction import Interaction, Terms, WithConnection
 from enterprise.office import Office
 from enterprise.options import Options
 from enterprise.source import driverFor
@@ -183,7 +184,7 @@ class ConnectionPool:
             TypeError: *function* is async or a generator: its transaction would end
                 before it began. Also when it has a parameter named as one of ours.
         """
-        return self._interact(jobs.Interaction, function, args, kwargs, readonly)
+        return self._interact(Interaction, function, args, kwargs, readonly)
 
     def runWithConnection(
         self, function: Callable[..., T], /, *args: Any, **kwargs: Any
@@ -203,21 +204,22 @@ class ConnectionPool:
             WrongThread: no event loop runs here.
             TypeError: *function* is async or a generator.
         """
-        return self._interact(jobs.WithConnection, function, args, kwargs, False)
+        return self._interact(WithConnection, function, args, kwargs, False)
 
     def _interact(
         self,
-        kind: type[jobs.Interaction[Any]],
+        kind: type[Interaction[Any]],
         function: Callable[..., T],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         readonly: bool,
     ) -> Deferred[T]:
         _require_plain(function)
-        if kind is jobs.Interaction:
+        if kind is Interaction:
             _require_own_names(function)
         crew = self._office.reader if readonly else self._office.writer
-        job = kind(here(), function, args, kwargs, crew.team, readonly=readonly)
+        terms = Terms(readonly=readonly)
+        job = kind(here(), function, args, kwargs, crew.team, terms=terms)
         return self._office.submit(job)
 
     # -- Life ------------------------------------------------------------------------

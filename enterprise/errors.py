@@ -5,6 +5,8 @@ What the database itself says, its driver's own exceptions say; these are ours.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
 from threadable import ThreadsDisabled
 from threadpool.error import (
     LoopClosed,
@@ -15,6 +17,9 @@ from threadpool.error import (
     WrongThread,
 )
 
+if TYPE_CHECKING:
+    from enterprise.stats import PoolStats
+
 __all__ = [
     "ConfigurationError",
     "ConnectFailed",
@@ -24,6 +29,8 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolFull",
+    "PoolTimeout",
+    "QueryTimeout",
     "ThreadsDisabled",
     "TransactionEnded",
     "WorkerInterrupted",
@@ -43,8 +50,47 @@ class ConnectFailed(DatabaseBridgeError, ConnectionError):
     """No connection could be opened; the driver's error is the `__cause__`."""
 
 
+Outcome: TypeAlias = Literal["not_sent", "rolled_back", "committed", "unknown"]
+
+
 class ConnectionLost(DatabaseBridgeError, ConnectionError):
-    """The connection ended under the work; the driver's error is the `__cause__`."""
+    """The connection ended under the work; the driver's error is the `__cause__`.
+
+    Attributes:
+        outcome: what is known of the work: "not_sent", "rolled_back", "committed" or
+            "unknown".
+    """
+
+    def __init__(self, message: str, outcome: Outcome = "unknown") -> None:
+        super().__init__(message)
+        self.outcome: Outcome = outcome
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (str(self), self.outcome))
+
+
+class PoolTimeout(PoolError, TimeoutError):
+    """The call waited too long for a connection; nothing was sent.
+
+    The cure is more connections, or less work; see `QueryTimeout` for the other one.
+
+    Attributes:
+        stats: the pool's figures at that moment.
+    """
+
+    def __init__(self, message: str, stats: PoolStats | None = None) -> None:
+        super().__init__(message)
+        self.stats = stats
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (str(self), self.stats))
+
+
+class QueryTimeout(DatabaseBridgeError, TimeoutError):
+    """The call had its connection and ran too long; it was stopped.
+
+    The cure is a faster statement, or more time; see `PoolTimeout` for the other one.
+    """
 
 
 class TransactionEnded(DatabaseBridgeError):

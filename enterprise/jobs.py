@@ -7,33 +7,34 @@ says through the driver it is handed.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
+import time
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from enterprise.drivers.base import TransactionState
-from enterprise.errors import TransactionEnded
 from enterprise.rows import Result
-from enterprise.transaction import Connection, Transaction
+from threadpool import ticker
 from threadpool._chain import LATER, cancelledError
 from threadpool.failure import Failure
 from threadpool.job import Job
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
+    from enterprise.errors import Outcome
     from enterprise.worker import ConnectionWorker
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
 __all__ = [
+    "COMMITTED",
+    "COMMITTING",
+    "NOT_SENT",
+    "SENT",
     "DatabaseJob",
-    "Interaction",
     "Operation",
     "Query",
     "Script",
     "WholeResult",
-    "WithConnection",
 ]
 
 _log = logging.getLogger(__name__)
@@ -44,11 +45,35 @@ T = TypeVar("T")
 # stops nothing. It is sent again after this time, then after twice as long, and so on.
 AGAIN_SECONDS = 0.02
 
+# Statements that change nothing; a function that writes may hide in a SELECT, which is
+# then the caller's to know.
+_READING = {"select", "values", "show", "table", "explain"}
+
+# How far a job has come, which decides what a lost connection means for it.
+NOT_SENT = "not sent"
+SENT = "sent"
+COMMITTING = "committing"
+COMMITTED = "committed"
+
 
 class DatabaseJob(Job[T]):
-    """A job that needs a connection."""
+    """A job that needs a connection.
 
-    __slots__ = ("cancel_wanted", "committed", "stop_error", "worker")
+    Attributes:
+        timeout: seconds it may take from submission to the end; None for no limit.
+        deadline: when they are over, in seconds of time.monotonic().
+        phase: how far it has come. Written by the worker.
+    """
+
+    __slots__ = (
+        "cancel_wanted",
+        "deadline",
+        "phase",
+        "released",
+        "stop_error",
+        "timeout",
+        "worker",
+    )
 
     # Whether the writer may do it where a reader was refused.
     movable = False
@@ -62,12 +87,15 @@ class DatabaseJob(Job[T]):
         team: Team[Any],
     ) -> None:
         Job.__init__(self, home, function, args, kwargs, team)
-        # Set on the loop's thread, once; read by the worker between its steps.
+        # Set once, by whoever wants it stopped; read by the worker between its steps.
         self.cancel_wanted = False
-        self.committed = False
+        self.timeout: float | None = None
+        self.deadline: float | None = None
+        self.phase = NOT_SENT
         self.worker: ConnectionWorker | None = None
         # What to fail with when stopped; None for CancelledError.
         self.stop_error: Exception | None = None
+        self.released = False  # Its caller was told; guarded by: the worker's guard
 
     def do(self, driver: Driver, raw: Any) -> T:
         """Do the work and return its value. Worker's thread."""
@@ -78,6 +106,21 @@ class DatabaseJob(Job[T]):
         if self.cancel_wanted:
             raise CancelledError
 
+    def enterCommit(self) -> None:
+        """Go over the line behind which a cancel comes too late. Worker's thread.
+
+        Raises:
+            CancelledError: somebody wants it stopped. Roll back.
+        """
+        worker = self.worker
+        if worker is None:
+            self.check()
+            self.phase = COMMITTING
+            return
+        with worker.guard:  # Whoever releases the caller looks at the phase.
+            self.check()
+            self.phase = COMMITTING
+
     def _roll_back(self, driver: Driver, raw: Any) -> None:
         """Leave no transaction behind for the next job, after an error."""
         if self.worker is not None:
@@ -87,18 +130,23 @@ class DatabaseJob(Job[T]):
         except Exception as error:
             if self.worker is not None:
                 self.worker.discard()
-            _log.warning(
+            # Where the connection is gone, so is the transaction, and somebody is told.
+            level = logging.DEBUG if driver.lost(raw, error) else logging.WARNING
+            _log.log(
+                level,
                 "A rollback failed (%s: %s); the connection is closed.",
                 type(error).__name__,
                 error,
             )
+
+    # -- Stopping it -----------------------------------------------------------------
 
     def stopRunning(self) -> object:
         """Have the statement stopped where it runs; the worker then confirms it."""
         if not self.cancel_wanted:
             # Where the outcome is on its way home already, nobody will `conclude`.
             self._late_cancel = True
-            self._keep_halting(AGAIN_SECONDS)
+            self.pursue()
         return LATER
 
     def halt(self) -> None:
@@ -108,26 +156,63 @@ class DatabaseJob(Job[T]):
         if worker is not None:  # Else it will check before it begins.
             worker.office.cancel(worker, self)
 
-    def _keep_halting(self, pause: float) -> None:
-        """Halt until there is an answer: a statement about to begin hears nothing."""
-        if not self.called and self.home is not None:
-            self.halt()
-            again = functools.partial(self._keep_halting, min(pause * 2, 1.0))
-            self.home.later(pause, again)
+    def pursue(self) -> None:
+        """Halt it until there is an answer, and do without one in the end. Any thread.
 
-    def conclude(self) -> None:
-        """Say what the outcome of a cancelled job is. Worker's thread.
+        Again, since a statement about to begin hears nothing. After `cp_grace` the
+        connection is cut off; after as long again its caller is told without it.
+        """
+        self._pursue(time.monotonic(), AGAIN_SECONDS, 0)
+
+    def _pursue(self, since: float, pause: float, measures: int) -> None:
+        if self.called or self.released:
+            return
+        self.halt()
+        worker = self.worker
+        now = time.monotonic()
+        if worker is not None and now - since >= worker.office.grace * (measures + 1):
+            measures += 1
+            if measures == 1:
+                worker.office.sever(worker, self)
+            else:
+                worker.release(self)
+                return
+        again = functools.partial(self._pursue, since, min(pause * 2, 0.5), measures)
+        ticker.alarm(now + pause, again)
+
+    def conclude(self, *, lost: bool) -> None:
+        """Say what the outcome of a stopped job is. Worker's thread.
 
         "Cancelled" means "not committed": where the work was done all the same, its
         value is the answer, and the cancellation goes on to the awaiting task.
+
+        Args:
+            lost: the connection has ended with it.
         """
-        if self.committed or not isinstance(self.outcome, Failure):
+        if self.phase is COMMITTED or not isinstance(self.outcome, Failure):
             self._late_cancel = self.stop_error is None
-        else:
-            self._late_cancel = False
-            self.outcome = Failure(
-                self.stop_error or cancelledError(self._cancel_message)
-            )
+            return
+        self._late_cancel = False
+        if not (lost and self.fate() == "unknown"):
+            self.outcome = Failure(self.stopped())
+
+    def stopped(self) -> BaseException:
+        """Make what a caller gets whose job was stopped."""
+        return self.stop_error or cancelledError(self._cancel_message)
+
+    def fate(self) -> Outcome:
+        """Say what is known of this job's work when its connection ends now."""
+        if self.phase is NOT_SENT:
+            return "not_sent"
+        if self.phase is COMMITTED:
+            return "committed"
+        if self.phase is COMMITTING and not self.reads():
+            return "unknown"
+        return "rolled_back"
+
+    def reads(self) -> bool:
+        """Say whether it can have changed nothing, whatever became of it."""
+        return False
 
 
 class _Single(DatabaseJob[T]):
@@ -138,13 +223,29 @@ class _Single(DatabaseJob[T]):
     def do(self, driver: Driver, raw: Any) -> T:
         """Say it to the driver; leave nothing behind where that fails."""
         try:
-            return self._say(driver, raw)
+            if driver.autocommits:
+                self.phase = COMMITTING
+                value = self._say(driver, raw)
+            else:
+                self.phase = SENT
+                value = self._say(driver, raw)
+                self.enterCommit()
+                driver.commit(raw)
         except BaseException:
             self._roll_back(driver, raw)
             raise
+        self.phase = COMMITTED
+        return value
 
     def _say(self, driver: Driver, raw: Any) -> T:
         raise NotImplementedError
+
+    def reads(self) -> bool:
+        """Say whether the statement reads, by its first word."""
+        words = (
+            str(self.args[0]).replace("(", " ").split(maxsplit=1) if self.args else []
+        )
+        return bool(words) and words[0].lower() in _READING
 
 
 class Query(_Single["list[Any]"]):
@@ -187,76 +288,3 @@ class Script(_Single[None]):
     def _say(self, driver: Driver, raw: Any) -> None:
         (text,) = self.args
         driver.script(raw, text)
-
-
-class Interaction(DatabaseJob[T]):
-    """A function that talks to the database, in one transaction and one hop."""
-
-    __slots__ = ("readonly",)
-
-    def __init__(self, *arguments: Any, readonly: bool = False) -> None:
-        super().__init__(*arguments)
-        self.readonly = readonly
-
-    def do(self, driver: Driver, raw: Any) -> T:
-        """Begin, call, and commit; roll back on every exception."""
-        value: T = self.context.run(self._transact, driver, raw)
-        return value
-
-    def _transact(self, driver: Driver, raw: Any) -> T:
-        driver.begin(raw, readonly=self.readonly)
-        try:
-            handle = self._handle(driver, raw)
-            try:
-                value: T = self.function(handle, *self.args, **self.kwargs)
-                _refuse_awaitable(value, self.function)
-                self.check()
-                self._require_transaction(driver, raw)
-            finally:
-                handle.finish()
-            driver.commit(raw)
-        except BaseException:
-            self._roll_back(driver, raw)
-            raise
-        self.committed = True
-        return value
-
-    def _handle(self, driver: Driver, raw: Any) -> Transaction | Connection:
-        return Transaction(self, driver, raw)
-
-    def _require_transaction(self, driver: Driver, raw: Any) -> None:
-        state = driver.state(raw)
-        if state is TransactionState.FAILED:
-            raise TransactionEnded(
-                "An earlier error made the transaction useless, and the function went "
-                "on as if nothing had happened; everything was rolled back. Let the "
-                "error pass, or wrap what may fail in txn.savepoint()."
-            )
-        if state is TransactionState.NONE:
-            raise TransactionEnded(
-                "The transaction was over before the function returned, so there was "
-                "nothing to commit. An error or a COMMIT of its own ended it; leave "
-                "beginning and ending to the pool."
-            )
-
-
-class WithConnection(Interaction[T]):
-    """As `Interaction`, for functions that want a connection and not a cursor."""
-
-    __slots__ = ()
-
-    def _handle(self, driver: Driver, raw: Any) -> Connection:
-        return Connection(driver, raw)
-
-
-def _refuse_awaitable(value: object, function: object) -> None:
-    """Refuse what would be awaited outside the transaction, and never is."""
-    if not inspect.isawaitable(value) and not inspect.isasyncgen(value):
-        return
-    if inspect.iscoroutine(value):
-        value.close()  # Else Python warns that it was never awaited.
-    raise TypeError(
-        f"{function!r} returned {type(value).__name__}, to be awaited later, but its "
-        "transaction ends when it returns; it was rolled back. Pass a plain function "
-        "that does its work and returns the value."
-    )

@@ -6,16 +6,17 @@ connections. Any thread may enter.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
-import random
 import threading
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from enterprise.deadline import Deadlines
 from enterprise.drivers.base import Lane
-from enterprise.stats import PoolStats
+from enterprise.outage import Outage
+from enterprise.stats import PoolStats, addUp
 from enterprise.worker import ConnectionWorker
 from threadable import _switch
 from threadpool.crew import Crew
@@ -26,12 +27,13 @@ from threadpool.pool import ThreadPool
 from threadpool.roster import bound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from enterprise.drivers.base import Driver
     from enterprise.errors import ConnectFailed
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
     from threadpool.events import PendingEvents
-    from threadpool.team import Team
 
 __all__ = ["Office"]
 
@@ -51,12 +53,6 @@ HALTS = 10
 FILL_SECONDS = 0.05
 
 
-# Between attempts to open one more connection while others serve, in seconds: from the
-# first figure to the second, doubling, as HikariCP does it.
-BACKOFF_SECONDS = 0.05
-BACKOFF_LONGEST = 5.0
-
-
 class Office:
     """Everything about a pool but its public methods.
 
@@ -72,8 +68,11 @@ class Office:
         self.name = options.cp_name or "ConnectionPool"
         self.state = "not started"  # guarded by: _lock (for writing)
         self._lock = threading.Lock()
-        self._opened = self._closed = self._failed = 0  # guarded by: _lock
-        self._setbacks = 0  # Failures to connect since the last success. by: _lock
+        # guarded by: _lock
+        self._opened = self._closed = self._failed = self._lost = 0
+        # Goes up with each connection that is found dead. guarded by: _lock (writing)
+        self.generation = 0
+        self.grace = options.cp_grace
         # Who waits for the start and for the end. guarded by: _lock
         self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
         self._closers: list[tuple[PendingEvents, Deferred[None]]] = []
@@ -81,7 +80,9 @@ class Office:
         # Its thread is there before the first statement: when a statement must be
         # stopped it may be too late to start one.
         self._canceller = ThreadPool(1, 1, f"{self.name}-canceller", backlog=None)
+        self.outage = Outage(self.name, driver)
         self.crews = self._make_crews()
+        self._deadlines = Deadlines(self)
         self.reader = self.crews.get(Lane.READER) or self.crews[Lane.ANY]
         self.writer = self.crews.get(Lane.WRITER) or self.crews[Lane.ANY]
         # Where two lanes share the bound, no lane can keep it by itself; one can.
@@ -136,6 +137,8 @@ class Office:
             job.team.submit(job)
         except RuntimeError:  # A PoolError, or no thread could be started.
             job.errback()
+        else:
+            self._deadlines.expect(job)
         return job
 
     def _refusal(self) -> PoolFull:
@@ -153,6 +156,10 @@ class Office:
     def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
         job.team = self.writer.team
+        self.resubmit(job)
+
+    def resubmit(self, job: DatabaseJob[Any]) -> None:
+        """Queue *job* once more, since there was no connection to do it on."""
         try:
             job.team.submit(job)
         except RuntimeError:
@@ -162,16 +169,28 @@ class Office:
     def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *worker*'s driver stop *job*, without waiting for it. Any thread."""
         if self.driver.cancels:
-            self._canceller.callInThread(worker.cancel, job)
+            self._on_canceller(worker.cancel, job)
+
+    def sever(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have *worker*'s connection cut off, without waiting for it. Any thread."""
+        self._on_canceller(worker.sever, job)
+
+    def _on_canceller(
+        self, stop: Callable[[DatabaseJob[Any]], None], job: DatabaseJob[Any]
+    ) -> None:
+        with contextlib.suppress(PoolClosed):  # The pool is closed, and the job over.
+            self._canceller.callInThread(stop, job)
 
     # -- What workers report ---------------------------------------------------------
 
     def opened(self) -> None:
         """A connection was opened."""
         self._log_connection("opened")
+        if self.outage.over():
+            for crew in self.crews.values():
+                crew.team.beCautious(None)
         with self._lock:
             self._opened += 1
-            self._setbacks = 0
             told: list[tuple[PendingEvents, Deferred[None]]] = []
             if self._opened - self._closed >= self.options.cp_min:
                 told, self._starters = self._starters, told
@@ -183,34 +202,28 @@ class Office:
         with self._lock:
             self._closed += 1
 
-    def failed(self, lane: Lane, error: ConnectFailed) -> None:
-        """No connection could be opened.
+    def lost(self) -> None:
+        """A connection was found dead: the others are checked before their next job."""
+        with self._lock:
+            self._lost += 1
+            self.generation += 1
 
-        Those who wait are told, unless there are connections that will serve them.
-        """
+    def failed(self, lane: Lane, error: ConnectFailed) -> None:
+        """No connection could be opened; those who are not to wait are told."""
         with self._lock:
             self._failed += 1
             told, self._starters = self._starters, []
-        team = self.crews[lane].team
-        serves = team.serves()
-        jobs = [] if serves else team.withdraw(lambda _: True)
+        jobs = self.outage.failed(self.crews[lane].team, error)
         # From here on they may call again, and are not to get this old error then.
         _tell(told, Failure(error))
-        if serves:
-            self._wait_before_hiring(team)
-            _log.warning("%s goes on with fewer connections: %s", self.name, error)
         for job in jobs:
             job.outcome = Failure(error)
             _send_home(job)
 
-    def _wait_before_hiring(self, team: Team[DatabaseJob[Any]]) -> None:
-        """Keep a server that refuses more connections from being asked all the time."""
-        with self._lock:
-            self._setbacks = min(self._setbacks + 1, 10)
-            longest = min(BACKOFF_SECONDS * 2**self._setbacks, BACKOFF_LONGEST)
-        # Full jitter: many pools that failed together shall not come back together.
-        pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311 - no secret
-        team.not_before = time.monotonic() + pause
+    @property
+    def setback(self) -> ConnectFailed | None:
+        """Why connections cannot be opened at the moment; None if they can."""
+        return self.outage.setback
 
     def _log_connection(self, what: str) -> None:
         level = logging.INFO if self.options.cp_noisy else logging.DEBUG
@@ -354,29 +367,9 @@ class Office:
         """Add up the figures of all lanes."""
         lanes = [crew.team.stats() for crew in self.crews.values()]
         with self._lock:
-            opened, closed, failed = self._opened, self._closed, self._failed
-        return PoolStats(
-            connections=opened - closed,
-            opened=opened,
-            failed=failed,
-            **{name: sum(getattr(lane, name) for lane in lanes) for name in _ADDED},
-        )
-
-
-_ADDED = (
-    "busy",
-    "idle",
-    "waiting",
-    "unfinished",
-    "submitted",
-    "finished",
-    "removed",
-    "refused",
-    "most_workers",
-    "most_unfinished",
-    "wait_seconds",
-    "run_seconds",
-)
+            opened, closed = self._opened, self._closed
+            failed, lost = self._failed, self._lost
+        return addUp(lanes, opened=opened, closed=closed, failed=failed, lost=lost)
 
 
 def _tell(whom: list[tuple[PendingEvents, Deferred[Any]]], result: object) -> None:

@@ -26,6 +26,14 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_connect_timeout": _SECONDS,
     "cp_idle": _SECONDS,
     "cp_close_timeout": _SECONDS,
+    "cp_timeout": _SECONDS,
+    "cp_query_timeout": ((int, float, type(None)), "a number of seconds, or None"),
+    "cp_lifetime": _SECONDS,
+    "cp_check": _SECONDS,
+    "cp_keepalive": _SECONDS,
+    "cp_grace": _SECONDS,
+    "cp_good_sql": ((str, type(None)), "a string"),
+    "cp_reconnect": _FLAG,
     "cp_name": ((str, type(None)), "a string"),
     "cp_noisy": _FLAG,
     "cp_openfun": ((object,), "a function that takes a connection"),
@@ -46,6 +54,19 @@ class Options:
             told so.
         cp_idle: seconds after which a connection above the minimum that had nothing
             to do is closed.
+        cp_timeout: seconds that a call may wait for a connection; then PoolTimeout.
+        cp_query_timeout: seconds that a call may take in all, where it says nothing
+            else; then QueryTimeout. None for no limit.
+        cp_lifetime: seconds after which a connection is replaced, less up to 5 % that
+            keep those opened together from being replaced together.
+        cp_check: a connection that had nothing to do for more seconds than this is
+            checked before its next job.
+        cp_keepalive: an idle connection is checked every so many seconds.
+        cp_grace: seconds that a driver has to confirm a cancel, before the connection
+            is cut off.
+        cp_good_sql: what to ask a connection to see whether it is alive; None for the
+            driver's cheapest.
+        cp_reconnect: True, or left out: lost connections are always replaced.
         cp_close_timeout: seconds that `close` lets work go on before it stops it.
         cp_name: for thread names, logs and texts.
         cp_noisy: log opening and closing of connections at INFO instead of DEBUG.
@@ -60,6 +81,14 @@ class Options:
     cp_connect_timeout: float = 10
     cp_idle: float = 600
     cp_close_timeout: float = 5
+    cp_timeout: float = 30
+    cp_query_timeout: float | None = None
+    cp_lifetime: float = 1800
+    cp_check: float = 1
+    cp_keepalive: float = 120
+    cp_grace: float = 1
+    cp_good_sql: str | None = None
+    cp_reconnect: bool = True
     cp_name: str | None = None
     cp_noisy: bool = False
     cp_openfun: Callable[[Any], object] | None = None
@@ -79,9 +108,9 @@ class Options:
                 f"cp_backlog is {self.cp_backlog}. It counts jobs that may wait: "
                 "choose 0 or more, or None for no bound."
             )
-        for name in ("cp_connect_timeout", "cp_idle", "cp_close_timeout"):
+        for name, (kinds, _) in _KINDS.items():
             value = getattr(self, name)
-            if not value >= 0:
+            if float in kinds and value is not None and not value >= 0:
                 raise ConfigurationError(
                     f"{name} is {value!r}. It counts seconds: choose 0 or more."
                 )

@@ -1,6 +1,7 @@
 """What an interaction receives: a cursor in a transaction, or a connection in one.
 
-Both live in a worker's thread and end with the function they were made for.
+Both live in a worker's thread and end with the function they were made for. A lease
+serves its calls through the same cursor.
 
 Source: adbapi's Transaction and Connection. Unlike those, they iterate, pass on
 attributes that are set, and are closed whatever happens.
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
+from enterprise.jobs import SENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from enterprise.drivers.base import Driver
-    from enterprise.jobs import DatabaseJob
+    from enterprise.interaction import InTransaction
 
 __all__ = ["Connection", "Transaction"]
 
@@ -32,16 +34,22 @@ class Transaction:
 
     The pool begins the transaction and ends it: it commits when the function returns
     and rolls back when it raises.
+
+    Attributes:
+        trouble: the error that spoiled the transaction, or ended it; None so far.
     """
 
-    _own = frozenset({"_job", "_driver", "_raw", "_cursor", "_ended", "_depth"})
+    _own = frozenset(
+        {"_job", "_driver", "_raw", "_cursor", "_ended", "_depth", "trouble"}
+    )
 
-    def __init__(self, job: DatabaseJob[Any], driver: Driver, raw: Any) -> None:
+    def __init__(self, job: InTransaction[Any], driver: Driver, raw: Any) -> None:
         self._job = job
         self._driver = driver
         self._raw = raw
         self._ended = False
         self._depth = 0
+        self.trouble: BaseException | None = None
         self._cursor = raw.cursor()
 
     @property
@@ -66,8 +74,8 @@ class Transaction:
         self._check()
         try:
             self._driver.execute(self._cursor, sql, params)
-        except BaseException:
-            self._look()
+        except BaseException as error:
+            self._look(error)
             raise
         return self
 
@@ -88,10 +96,32 @@ class Transaction:
         self._check()
         try:
             self._cursor.executemany(sql, rows)
-        except BaseException:
-            self._look()
+        except BaseException as error:
+            self._look(error)
             raise
         return self
+
+    def say(self, verb: str, sql: Any, params: Any) -> Any:
+        """Run one statement beside the cursor, for a lease.
+
+        Args:
+            verb: the driver's method for it: "query", "operate" or "result".
+            sql: the statement, with placeholders in the driver's style.
+            params: a sequence or a mapping of values; None for none.
+
+        Returns:
+            What that method returns.
+
+        Raises:
+            asyncio.CancelledError: the lease was cancelled.
+            TransactionEnded: an earlier error ended the transaction.
+        """
+        self._check()
+        try:
+            return getattr(self._driver, verb)(self._raw, sql, params)
+        except BaseException as error:
+            self._look(error)
+            raise
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[Self]:
@@ -103,22 +133,83 @@ class Transaction:
         Raises:
             TransactionEnded: an earlier error ended the transaction.
         """
-        self._depth += 1
-        name = f"threadbridge_{self._depth}"
-        self.execute(f"savepoint {name}")
+        mark = self.setSavepoint()
         try:
             yield self
         except BaseException:
-            if not self._ended:
-                self._driver.execute(
-                    self._cursor, f"rollback to savepoint {name}", None
-                )
-                self._driver.execute(self._cursor, f"release savepoint {name}", None)
+            self.undoSavepoint(mark)
             raise
         else:
-            self.execute(f"release savepoint {name}")
-        finally:
-            self._depth -= 1
+            self.releaseSavepoint()
+
+    def setSavepoint(self) -> int:
+        """Begin a savepoint; `savepoint` is the safe way to do it.
+
+        Returns:
+            What `undoSavepoint` wants.
+
+        Raises:
+            TransactionEnded: an earlier error ended the transaction.
+        """
+        afterwards = self._job.afterwards
+        self.execute(f"savepoint threadbridge_{self._depth + 1}")
+        self._depth += 1
+        return 0 if afterwards is None else afterwards.mark()
+
+    def releaseSavepoint(self) -> None:
+        """End the innermost savepoint and keep what was done since it began."""
+        name = f"threadbridge_{self._depth}"
+        self._depth -= 1
+        self.execute(f"release savepoint {name}")
+
+    def undoSavepoint(self, mark: int) -> None:
+        """Undo what was done since the innermost savepoint began, and end it.
+
+        Args:
+            mark: what `setSavepoint` returned.
+        """
+        name = f"threadbridge_{self._depth}"
+        self._depth -= 1
+        if self._job.afterwards is not None:
+            self._job.afterwards.undo(mark)
+        if not self._ended:
+            # A cancel stops what happens inside, not the way out.
+            self._driver.execute(self._cursor, f"rollback to savepoint {name}", None)
+            self._driver.execute(self._cursor, f"release savepoint {name}", None)
+            self.trouble = None
+
+    def onCommit(self, function: Callable[..., object], *args: Any) -> None:
+        """Have *function* called on the loop's thread once all this is committed.
+
+        It is called before the callbacks of the interaction's Deferred, in the order
+        of these calls. What it raises is logged. It is never called where the commit
+        fails, or where the savepoint is undone in which this was said.
+
+        Args:
+            function: a plain function, called as `function(*args)`.
+            args: its arguments.
+
+        Raises:
+            TypeError: it is no plain function.
+
+        Source: Django's `transaction.on_commit`.
+        """
+        self._job.after().note(function, args, on_commit=True)
+
+    def onRollback(self, function: Callable[..., object], *args: Any) -> None:
+        """Have *function* called on the loop's thread once this was rolled back.
+
+        As `onCommit`. It is also called, at the end, where only the savepoint was
+        undone in which this was said, and for each attempt that is repeated.
+
+        Args:
+            function: a plain function, called as `function(*args)`.
+            args: its arguments.
+
+        Raises:
+            TypeError: it is no plain function.
+        """
+        self._job.after().note(function, args, on_commit=False)
 
     def close(self) -> None:
         """Close the cursor; `reopen` makes a new one."""
@@ -140,16 +231,20 @@ class Transaction:
 
     def _check(self) -> None:
         self._job.check()
-        if self._ended:
+        if self._ended or self._driver.state(self._raw) is TransactionState.NONE:
             raise TransactionEnded(
                 "The transaction is over, and a statement now would be committed by "
-                "itself. Let the error that ended it leave the function."
-            )
+                "itself. Let the error that ended it leave the function; leave COMMIT "
+                "and ROLLBACK to the pool."
+            ) from self.trouble
 
-    def _look(self) -> None:
+    def _look(self, error: BaseException) -> None:
         """After an error: SQLite may have rolled the whole transaction back."""
-        if self._driver.state(self._raw) is TransactionState.NONE:
+        state = self._driver.state(self._raw)
+        if state is TransactionState.NONE:
             self._ended = True
+        if state is not TransactionState.OPEN and self.trouble is None:
+            self.trouble = error
 
     def __enter__(self) -> Self:
         return self
@@ -182,9 +277,13 @@ class Connection:
     nothing, since the connection is the worker's.
     """
 
-    _own = frozenset({"_driver", "_raw"})
+    # What its driver's own cursors do is not seen here.
+    trouble: BaseException | None = None
 
-    def __init__(self, driver: Driver, raw: Any) -> None:
+    _own = frozenset({"_job", "_driver", "_raw"})
+
+    def __init__(self, job: InTransaction[Any], driver: Driver, raw: Any) -> None:
+        self._job = job
         self._driver = driver
         self._raw = raw
 
@@ -199,13 +298,16 @@ class Connection:
                 "An earlier error ended the transaction, so there is nothing to "
                 "commit. Let that error leave the function, or call rollback() first."
             )
+        self._job.enterCommit()
         self._driver.commit(self._raw)
-        self._driver.begin(self._raw, readonly=False)
+        self._job.phase = SENT
+        self._job.terms.begin(self._driver, self._raw)
 
     def rollback(self) -> None:
         """Undo what was done so far, and begin the next transaction."""
         self._driver.rollback(self._raw)
-        self._driver.begin(self._raw, readonly=False)
+        self._job.phase = SENT  # Perhaps after a commit that failed.
+        self._job.terms.begin(self._driver, self._raw)
 
     def close(self) -> None:
         """Do nothing: the connection lives on after this function."""

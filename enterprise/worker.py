@@ -7,12 +7,16 @@ the driver to stop what it is doing, and only while it does it.
 from __future__ import annotations
 
 import logging
+import math
+import random
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.drivers.base import Lane
-from enterprise.errors import ConnectFailed, TransactionEnded
+from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
 from threadpool.crew import ThreadWorker
+from threadpool.failure import Failure
 from threadpool.job import failureOf
 
 if TYPE_CHECKING:
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
     from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob
-    from threadpool.failure import Failure
+    from enterprise.options import Options
 
 __all__ = ["ConnectionWorker", "LaneOffice"]
 
@@ -31,7 +35,10 @@ class LaneOffice(Protocol):
     """What a worker asks of the pool it works for. Any thread."""
 
     driver: Driver
+    options: Options
     open_function: Callable[[Any], object] | None
+    grace: float
+    generation: int
 
     def opened(self) -> None:
         """A connection was opened."""
@@ -47,6 +54,18 @@ class LaneOffice(Protocol):
 
     def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have the driver stop *job* on *worker*'s connection."""
+        ...
+
+    def sever(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have *worker*'s connection cut off, for it does not confirm a cancel."""
+        ...
+
+    def lost(self) -> None:
+        """A connection was found dead; the others may be, too."""
+        ...
+
+    def resubmit(self, job: DatabaseJob[Any]) -> None:
+        """Queue *job* once more: there was no connection to do it on."""
         ...
 
     def passOn(self, job: DatabaseJob[Any]) -> None:
@@ -74,6 +93,12 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._spared = False  # guarded by: guard (for setting it)
         self._tried = False
         self._doomed = False  # guarded by: guard
+        self._dead = False
+        self._severed = False  # By us, which says nothing about other connections.
+        self._generation = 0  # Of the pool's, when the connection was known to live.
+        self._expires = math.inf  # Seconds of time.monotonic().
+        self._rested = False  # So long that the connection must be looked at.
+        self._jobs = 0
 
     def prepare(self) -> bool:
         """Open the connection; without one, or with a lost one, resign.
@@ -94,6 +119,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         return True
 
     def _connect(self) -> Any:
+        self._generation = self.office.generation
         raw = self.driver.connect(self.lane)
         try:
             if self.office.open_function is not None:
@@ -102,7 +128,65 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         except BaseException:
             self.driver.close(raw)
             raise
+        if not self.driver.lives_in_memory:
+            # Less up to a twentieth: those opened together shall not end together.
+            span = self.office.options.cp_lifetime * random.uniform(0.95, 1)  # noqa: S311
+            self._expires = time.monotonic() + span
         return raw
+
+    # -- Whether it still lives ------------------------------------------------------
+
+    def park(self, seconds: float) -> bool:
+        """Wait for work; look after the connection meanwhile."""
+        options = self.office.options
+        began = time.monotonic()
+        left = seconds
+        while True:
+            part = min(left, options.cp_keepalive or math.inf)
+            if super().park(part):
+                self._rested = time.monotonic() - began > options.cp_check
+                return True
+            left = seconds - (time.monotonic() - began)
+            if left <= 0:
+                return False
+            if not self.driver.lives_in_memory and not self._alive():
+                # The next job, or the end of this worker's patience, sees to it.
+                self._expires = 0.0
+
+    def _alive(self) -> bool:
+        try:
+            self.driver.check(self._raw, self.office.options.cp_good_sql)
+        except Exception as error:
+            _log.debug("An idle connection to %s is dead: %s", self.driver.name, error)
+            self._dead = True
+            if not self._severed:
+                self.office.lost()
+            return False
+        self._generation = self.office.generation
+        return True
+
+    def _renewed(self) -> bool:
+        """Make sure that the connection lives before it gets a job.
+
+        Returns:
+            False where it was dead, and no other could be opened.
+        """
+        self._rested = False
+        if self.driver.lives_in_memory:
+            return True
+        expired = time.monotonic() >= self._expires
+        if not expired and self._alive():
+            return True
+        self._put_away_quietly()
+        try:
+            self._raw = self._connect()
+        except BaseException as error:
+            self.ready = False
+            self.office.failed(self.lane, self._explain(error))
+            return False
+        self._dead = False
+        self.office.opened()
+        return True
 
     def _explain(self, error: BaseException) -> ConnectFailed:
         said = f"{type(error).__name__}: {error}".rstrip(".?! \n")
@@ -123,9 +207,18 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def run(self, job: DatabaseJob[Any]) -> bool:
         """Do *job* on the connection, and see whether the connection has survived."""
+        self._jobs += 1
+        if (
+            self._rested
+            or self._generation != self.office.generation
+            # A worker that never rests reads the clock now and then.
+            or (not self._jobs & 255 and time.monotonic() >= self._expires)
+        ) and not self._renewed():
+            self.office.resubmit(job)
+            return False
         self._spared = False
         job.worker = self
-        finished = True
+        moved = False
         try:
             if job.cancel_wanted:
                 job.check()
@@ -134,24 +227,25 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                 self._clean()
         except BaseException as error:
             if self._may_pass_on(job, error):
-                finished = False
+                moved = True
             else:
                 self.driver.redact(error)
-                job.outcome = self._judge(error)
+                job.outcome = self._judge(job, error)
         self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
             # The canceller may be at it this very moment; it must not meet the next
             # job's statement.
             with self.guard:
+                lost = not self.ready
                 if self._doomed:
                     self.ready = False
-                job.conclude()
+                job.conclude(lost=lost)
         job.worker = None
-        if finished:
-            job.clear()
-        else:
+        if moved:
             self.office.passOn(job)
-        return finished
+            return False
+        job.clear()
+        return not job.released
 
     def _clean(self) -> None:
         """End a transaction that a job has left open: the next one's work is not in it.
@@ -190,15 +284,73 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                         error,
                     )
 
+    def sever(self, job: DatabaseJob[Any]) -> None:
+        """Cut the connection off if *job* still runs here. The canceller's thread.
+
+        The one way to wake a thread that waits on a dead network.
+        """
+        with self.guard:
+            if self.job is not job or job.worker is not self:
+                return
+            self._doomed = self._severed = True
+            try:
+                self.driver.sever(self._raw)
+            except Exception as error:
+                _log.warning(
+                    "%s could not be cut off (%s: %s).",
+                    self.driver.name,
+                    type(error).__name__,
+                    error,
+                )
+
+    def release(self, job: DatabaseJob[Any]) -> None:
+        """Tell the caller of a job that cannot be stopped; it goes on by itself.
+
+        The worker stays busy with it, and closes the connection afterwards. Any thread.
+        """
+        with self.guard:
+            if self.job is not job or job.worker is not self or job.home is None:
+                return
+            self._doomed = True
+            job.released = True
+            if job.fate() == "unknown":
+                outcome = failureOf(self._lost(job, None))
+            else:
+                outcome = failureOf(job.stopped())
+        _log.warning(
+            "%s does not react to a cancel. The caller goes on; the connection is "
+            "closed when the driver returns.",
+            self.driver.name,
+        )
+        job.home.fire(job, outcome)
+
     def spare(self) -> None:
         """Let no cancel meet what this job does from here on."""
         with self.guard:
             self._spared = True
 
-    def _judge(self, error: BaseException) -> Failure:
-        if self.driver.lost(self._raw, error):
-            self.ready = False
-        return failureOf(error)
+    def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
+        if not self.driver.lost(self._raw, error):
+            return failureOf(error)
+        self.ready, self._dead = False, True
+        if not self._severed:
+            self.office.lost()
+        if isinstance(error, ConnectionLost):
+            return failureOf(error)
+        return Failure(self._lost(job, error))
+
+    def _lost(
+        self, job: DatabaseJob[Any], error: BaseException | None
+    ) -> ConnectionLost:
+        fate = job.fate()
+        said = "it does not answer" if error is None else str(error).rstrip(".?! \n")
+        lost = ConnectionLost(
+            f"The connection to {self.driver.name} was lost: {said}. {_FATES[fate]} "
+            "The pool replaces it by itself.",
+            fate,
+        )
+        lost.__cause__ = error
+        return lost
 
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""
@@ -212,10 +364,35 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def close(self) -> None:
         """Close the connection; the worker's thread ends afterwards."""
+        if self._raw is not None:
+            self._put_away()
+
+    def _put_away_quietly(self) -> None:
+        try:
+            self._put_away()
+        except Exception as error:
+            _log.warning(
+                "An old connection to %s closed badly: %s", self.driver.name, error
+            )
+
+    def _put_away(self) -> None:
         raw, self._raw = self._raw, None
-        if raw is None:
-            return
         try:
             self.driver.close(raw)
+        except Exception as error:
+            if not self._dead:
+                raise
+            # One that is dead already cannot say goodbye.
+            _log.debug("A connection to %s closed badly: %s", self.driver.name, error)
         finally:
             self.office.closed()
+
+
+_FATES = {
+    "not_sent": "Nothing was sent; try again.",
+    "rolled_back": "Its transaction was not committed; try again if you want it done.",
+    "committed": "The work was committed before.",
+    "unknown": (
+        "Whether the work was committed is not known; look before you do it again."
+    ),
+}

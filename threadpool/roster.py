@@ -158,6 +158,8 @@ class Roster(Generic[J]):
         # Nobody is hired before this time, in seconds of time.monotonic(): the last
         # ones could not get ready, and those who are here do.
         self.not_before = 0.0
+        # One at a time is hired, to see whether any can get ready at all.
+        self._cautious = False
         self._last_pull = 0.0  # Seconds of time.monotonic().
         self._home: PendingEvents | None = None  # Where the last job came from.
         self.unfinished = 0  # Jobs waiting and running; anybody may read it.
@@ -214,7 +216,12 @@ class Roster(Generic[J]):
             return comer
         if self._size < self.maximum:
             # Each one that gets ready will take a job by itself.
-            if waiting > at[_PREPARING] + at[_HIRED] and now >= self.not_before:
+            preparing = at[_PREPARING] + at[_HIRED]
+            if (
+                waiting > preparing
+                and now >= self.not_before
+                and not (self._cautious and preparing)
+            ):
                 self._enlist()
                 self._coming = "hired"
                 return "hired"

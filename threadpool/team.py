@@ -19,6 +19,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from threadpool import ticker
 from threadpool.error import LoopClosed
 from threadpool.job import QUEUED, JobState
 from threadpool.roster import FORGETTING, WAKE_SECONDS, J, Place, Worker
@@ -110,6 +111,24 @@ class Team(Staff[J]):
         with self._lock:
             found = [job for job in self._queue if job.state is QUEUED and wanted(job)]
         return [job for job in found if self.remove(job)]
+
+    def waiting(self) -> list[J]:
+        """Return the jobs that wait at this moment, in order."""
+        with self._lock:
+            return [job for job in self._queue if job.state is QUEUED]
+
+    def beCautious(self, until: float | None) -> None:
+        """Hire nobody before *until*, and then one at a time; None ends that.
+
+        Args:
+            until: seconds of time.monotonic().
+        """
+        with self._lock:
+            self._cautious = until is not None
+            self.not_before = until or 0.0
+        if until is not None:
+            # Where nobody is awake, nobody else would think of those who wait.
+            ticker.alarm(until, lambda: self.tick(time.monotonic()))
 
     def running(self) -> list[J]:
         """Return the jobs that workers are running at this moment."""

@@ -12,6 +12,7 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
+from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
 if TYPE_CHECKING:
@@ -117,6 +118,29 @@ class Driver:
     def cancel(self, raw: Any) -> None:
         """Stop what *raw* is doing. Any thread but its own; may block for a second."""
 
+    def sever(self, raw: Any) -> None:
+        """Cut *raw* off, so that whoever waits in it gets an error. Any thread."""
+
+    def check(self, raw: Any, statement: str | None) -> None:
+        """Raise if the connection *raw* is not alive.
+
+        Args:
+            raw: one that has nothing to do.
+            statement: what to ask it; None for "select 1".
+        """
+        cursor = raw.cursor()
+        try:
+            cursor.execute(statement or "select 1")
+            cursor.fetchall()
+        finally:
+            self.closeCursor(cursor)
+            if not self.autocommits:
+                raw.rollback()
+
+    def fatal(self, error: BaseException) -> bool:
+        """Say whether connecting fails for a reason that waiting will not cure."""
+        return False
+
     def lost(self, raw: Any, error: BaseException) -> bool:
         """Say whether *error* means that the connection *raw* cannot be used again."""
         interface_error = getattr(self.module, "InterfaceError", None)
@@ -145,18 +169,18 @@ class Driver:
                 value = value.replace(secret, "***")
         return value
 
-    # -- Single statements -----------------------------------------------------------
+    # -- Single statements; where the driver does not, the caller commits --------------
 
     def query(self, raw: Any, sql: Any, params: Any) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows, committed."""
+        """Run one statement and return its rows."""
         return self.result(raw, sql, params).rows
 
     def operate(self, raw: Any, sql: Any, params: Any) -> None:
-        """Run one statement for its effect, committed."""
+        """Run one statement for its effect."""
         self.result(raw, sql, params)
 
     def result(self, raw: Any, sql: Any, params: Any) -> Result:
-        """Run one statement and return all that the driver tells, committed."""
+        """Run one statement and return all that the driver tells."""
         cursor = raw.cursor()
         try:
             self.execute(cursor, sql, params)
@@ -167,8 +191,6 @@ class Driver:
                 cursor.rowcount,
                 getattr(cursor, "lastrowid", None),
             )
-            if not self.autocommits:
-                raw.commit()
         except BaseException:
             # The traceback keeps the cursor alive, and an open cursor may keep a lock
             # or a file beyond its connection's end.
@@ -192,13 +214,29 @@ class Driver:
             cursor.execute(sql, params)
 
     def script(self, raw: Any, text: str) -> None:
-        """Run several statements in one text, committed."""
+        """Run several statements in one text."""
         self.operate(raw, text, None)
 
     # -- Transactions ----------------------------------------------------------------
 
-    def begin(self, raw: Any, *, readonly: bool) -> None:
-        """Begin a transaction. PEP 249 has no word for it: the first statement does."""
+    def begin(
+        self,
+        raw: Any,
+        *,
+        readonly: bool,
+        isolation: str | None = None,
+        deferrable: bool | None = None,
+    ) -> None:
+        """Begin a transaction. PEP 249 has no word for it: the first statement does.
+
+        Raises:
+            ConfigurationError: this driver cannot be told *isolation* or *deferrable*.
+        """
+        if isolation is not None or deferrable is not None:
+            raise ConfigurationError(
+                f"{self.name} cannot be told an isolation level: PEP 249 has no word "
+                "for it. Set it on each connection, in cp_openfun."
+            )
 
     def commit(self, raw: Any) -> None:
         """Commit the transaction."""

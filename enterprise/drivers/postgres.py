@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 import psycopg
@@ -13,6 +15,9 @@ __all__ = ["PostgresDriver"]
 
 # How long a cancel request may take before we stop waiting for its confirmation.
 CANCEL_SECONDS = 1.0
+
+# What the server says in English, and libpq in none of the languages it knows.
+_FATAL = ("authentication failed", "does not exist", "no pg_hba.conf entry", "password")
 
 _STATES = {
     TransactionStatus.IDLE: TransactionState.NONE,
@@ -59,6 +64,25 @@ class PostgresDriver(Driver):
         """
         raw.cancel_safe(timeout=CANCEL_SECONDS)
 
+    def sever(self, raw: psycopg.Connection[Any]) -> None:
+        """Shut the socket down through a duplicate: its owner waits in it."""
+        # The one who waits on a dead network wakes in no other way.
+        with socket.socket(fileno=os.dup(raw.pgconn.socket)) as double:
+            double.shutdown(socket.SHUT_RDWR)
+
+    def check(self, raw: psycopg.Connection[Any], statement: str | None) -> None:
+        """Raise if the connection is not alive: one round trip, no transaction."""
+        raw.execute((statement or "").encode())
+
+    def fatal(self, error: BaseException) -> bool:
+        """Say whether connecting fails for a reason that waiting will not cure.
+
+        Wrong passwords, roles and databases. libpq gives no SQLSTATE for what the
+        server says while connecting, so its text has to serve.
+        """
+        text = str(error)
+        return any(word in text for word in _FATAL)
+
     def lost(self, raw: psycopg.Connection[Any], error: BaseException) -> bool:
         """Say whether the connection is closed or broken."""
         return raw.closed
@@ -79,9 +103,23 @@ class PostgresDriver(Driver):
         with raw.cursor() as cursor:
             cursor.execute(text.encode())
 
-    def begin(self, raw: psycopg.Connection[Any], *, readonly: bool) -> None:
-        """Begin a transaction."""
-        raw.execute("begin read only" if readonly else "begin")
+    def begin(
+        self,
+        raw: psycopg.Connection[Any],
+        *,
+        readonly: bool,
+        isolation: str | None = None,
+        deferrable: bool | None = None,
+    ) -> None:
+        """Begin a transaction, with everything there is to say in one string."""
+        said = "begin"
+        if isolation is not None:
+            said += f" isolation level {isolation}"
+        if readonly:
+            said += " read only"
+        if deferrable is not None:
+            said += " deferrable" if deferrable else " not deferrable"
+        raw.execute(said.encode())
 
     def rollback(self, raw: psycopg.Connection[Any]) -> None:
         """Roll the transaction back, where the connection still can."""

@@ -3,22 +3,56 @@
 SQLite lets one connection write at a time, and makes the others wait or fail. So the
 pool writes through one connection, in the order of the calls, and reads through the
 others, which cannot write by accident. In-memory databases have one connection.
+
+Other processes still hold the lock at times. SQLite's own wait for it hears no
+interrupt, so it is told not to wait, and the waiting is done here. All but `cancel` on
+the thread that owns the connection.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import sqlite3
 import threading
 import urllib.parse
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from enterprise.drivers._busy import BusyWaits, takeTimeout
+from enterprise.drivers._files import files, hasContent
 from enterprise.drivers.base import Driver, Lane, TransactionState
+from enterprise.errors import ConfigurationError, ConnectFailed, TransactionEnded
 
-__all__ = ["SQLiteDriver"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from enterprise.rows import Result
+
+__all__ = ["DatabaseGone", "ForkedSQLite", "SQLiteDriver"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Somebody else has the lock, and nothing was done. Not BUSY_SNAPSHOT: what was read
+# before is out of date, and waiting makes it no younger.
+_BUSY = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_BUSY_RECOVERY,
+    sqlite3.SQLITE_LOCKED_SHAREDCACHE,
+}
+
+# An SQL function of ours, by which a script says that it has begun.
+_BEGUN = "threadbridge_begun"
+
+
+class DatabaseGone(ConnectFailed):
+    """The database lived in memory, in one connection, and has ended with it."""
+
+
+class ForkedSQLite(ConnectFailed):
+    """The file was open when this process was forked, and cannot be used here."""
 
 
 class SQLiteDriver(Driver):
@@ -26,7 +60,8 @@ class SQLiteDriver(Driver):
 
     Args:
         args: for `sqlite3.connect`; the first is the database.
-        kwargs: for `sqlite3.connect`.
+        kwargs: for `sqlite3.connect`. Its `timeout`, in seconds, says how long we wait
+            for somebody else's lock.
         wal: True to set the write-ahead log on an existing file, False to leave even
             a new one alone, None to set it on files that we create.
     """
@@ -38,12 +73,15 @@ class SQLiteDriver(Driver):
     def __init__(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, wal: bool | None = None
     ) -> None:
-        self._args = args
-        self._kwargs = kwargs
+        self._args, self._kwargs, seconds = takeTimeout(args, kwargs)
+        self._waits = BusyWaits(seconds, self._did_nothing, _interrupted)
+        self._begun: set[int] = set()  # Connections whose script has begun, by id().
         self._database = str(args[0] if args else kwargs.get("database", ""))
         self._wal = wal
         self._lock = threading.Lock()
         self._prepared = False  # guarded by: _lock
+        self._settled = False  # A connection was ready for use. guarded by: _lock
+        self._forks = files.forks  # When it was.
         name = "sqlite:///" + ("" if self.lives_in_memory else self._database)
         super().__init__(name, self._open, sqlite3)
 
@@ -68,35 +106,82 @@ class SQLiteDriver(Driver):
         raw: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
         # We say BEGIN ourselves; sqlite3 would guess when to.
         raw.isolation_level = None
+        # Once and for all: where a cursor was left open, none can be replaced.
+        raw.create_function(_BEGUN, 0, functools.partial(self._begun.add, id(raw)))
         return raw
 
     def connect(self, lane: Lane) -> sqlite3.Connection:
-        """Open a connection; the first one sees to the journal."""
-        with self._lock:  # The others must find the journal as it is going to be.
-            existed = self.lives_in_memory or Path(self._file()).exists()
+        """Open a connection; the first one sees to the journal.
+
+        Raises:
+            DatabaseGone: it was in memory, and its one connection has ended.
+            ForkedSQLite: the parent had the file open when it forked.
+        """
+        # The others must find the journal as it is going to be.
+        with files.opening(), self._lock:
+            self._refuse()
+            existed = self.lives_in_memory or hasContent(self._file())
             raw: sqlite3.Connection = super().connect(lane)
             try:
+                if not self.lives_in_memory:
+                    files.opened(raw, self._file())
                 if not self._prepared:
                     self._prepare(raw, existed=existed)
             except BaseException:
-                raw.close()
+                self.close(raw)
                 raise
             self._prepared = True
         return raw
 
+    def _refuse(self) -> None:
+        """Raise where a new connection would not find what the last one left."""
+        if self.lives_in_memory and self._settled:
+            how = (
+                "had to be closed"
+                if self._forks == files.forks
+                else "stayed with the process that this one was forked from"
+            )
+            raise DatabaseGone(
+                f"The database in memory ended with its one connection, which {how}. "
+                "Its data are lost, and a new connection would find it empty. Make a "
+                "new pool and load the data again, or keep them in a file."
+            )
+        if not self.lives_in_memory and files.isInherited(self._file()):
+            raise ForkedSQLite(
+                f"{self._file()} was open when process {os.getpid()} was forked. "
+                "SQLite would trust in locks that only the parent has, and committed "
+                "data would vanish. Close connections, cursors and pools before "
+                "forking, or start the process with multiprocessing's 'spawn' or "
+                "'forkserver'."
+            )
+
     def settle(self, raw: sqlite3.Connection, lane: Lane) -> None:
         """Take the right to write from a reader."""
+        self._settled, self._forks = True, files.forks
         if lane is Lane.READER:
             raw.execute("pragma query_only = on")
+
+    def close(self, raw: sqlite3.Connection) -> None:
+        """Close the connection *raw*."""
+        raw.close()
+        self._waits.forget(id(raw))
+        files.closed(raw)
+
+    def afterFork(self) -> None:
+        """Begin anew in a forked child; our parent's connections are parked."""
+        self._lock = threading.Lock()
+        self._waits = BusyWaits(self._waits.seconds, self._did_nothing, _interrupted)
 
     def _prepare(self, raw: sqlite3.Connection, *, existed: bool) -> None:
         if self.lives_in_memory or self._wal is False:
             return
-        (mode,) = raw.execute("pragma journal_mode").fetchone()
+        (mode,) = self._patiently(
+            raw, lambda: raw.execute("pragma journal_mode").fetchone()
+        )
         if mode == "wal":
             return
         if self._wal or not existed:
-            raw.execute("pragma journal_mode = wal")
+            self._patiently(raw, lambda: raw.execute("pragma journal_mode = wal"))
         else:
             _log.warning(
                 "%s keeps its journal mode %r, in which readers and the writer wait "
@@ -112,15 +197,39 @@ class SQLiteDriver(Driver):
             return urllib.parse.unquote(path)
         return self._database
 
+    # -- Waiting for somebody else's lock ----------------------------------------------
+
+    def limit(self, raw: sqlite3.Connection, seconds: float | None) -> None:
+        """Say how long *raw* may wait for locks from now on.
+
+        Args:
+            raw: a connection.
+            seconds: what is left of its job's time; None for the usual `timeout`, for
+                each wait by itself.
+        """
+        self._waits.limit(id(raw), seconds)
+
     def cancel(self, raw: sqlite3.Connection) -> None:
-        """Interrupt the statement that runs; nothing happens where none does."""
+        """Interrupt the statement that runs or waits; nothing happens without one."""
+        self._waits.ring(id(raw))
         raw.interrupt()
+
+    def _patiently(self, raw: sqlite3.Connection, attempt: Callable[[], T]) -> T:
+        return self._waits.attempt(id(raw), attempt)
+
+    def _did_nothing(self, who: int, error: BaseException) -> bool:
+        code = getattr(error, "sqlite_errorcode", None)
+        return code in _BUSY and who not in self._begun
 
     def lost(self, raw: sqlite3.Connection, error: BaseException) -> bool:
         """Say whether *error* means that the connection was closed under us."""
         return isinstance(error, sqlite3.ProgrammingError) and (
             "closed database" in str(error)
         )
+
+    def fatal(self, error: BaseException) -> bool:
+        """Say whether connecting fails for a reason that waiting will not cure."""
+        return isinstance(error, DatabaseGone | ForkedSQLite)
 
     def refusedToWrite(self, error: BaseException) -> bool:
         """Say whether a reader was asked to write."""
@@ -139,34 +248,90 @@ class SQLiteDriver(Driver):
             else:
                 cursor.execute(sql, params)
             return cursor.fetchall()
-        except BaseException:
+        except BaseException as error:
             cursor.close()  # See `Driver.result`.
-            raise
+            if not self._waits.mayWait(id(raw), error):
+                raise
+        return self._waits.repeat(
+            id(raw), lambda: Driver.result(self, raw, sql, params)
+        ).rows
+
+    def result(self, raw: sqlite3.Connection, sql: Any, params: Any) -> Result:
+        """Run one statement and return all that sqlite3 tells."""
+        return self._patiently(raw, lambda: Driver.result(self, raw, sql, params))
 
     def script(self, raw: sqlite3.Connection, text: str) -> None:
         """Run several statements in one text, in one transaction."""
+        # executescript commits first and runs in autocommit: half a script would stay
+        # after an error. So the text itself begins, and says when it has: what comes
+        # after that is not to be done twice.
+        text = f"begin immediate;\nselect {_BEGUN}();\n{text}"
         try:
-            # executescript commits first and runs in autocommit: half a script would
-            # stay after an error.
-            raw.executescript(f"begin immediate;\n{text}")
+            try:
+                self._patiently(raw, lambda: raw.executescript(text))
+            finally:
+                self._begun.discard(id(raw))
             # Not part of the text, whose last comment might swallow it.
             if raw.in_transaction:
-                raw.execute("commit")
+                self.commit(raw)
         except BaseException:
             self.rollback(raw)
             raise
 
-    def begin(self, raw: sqlite3.Connection, *, readonly: bool) -> None:
+    # -- Transactions ----------------------------------------------------------------
+
+    def begin(
+        self,
+        raw: sqlite3.Connection,
+        *,
+        readonly: bool,
+        isolation: str | None = None,
+        deferrable: bool | None = None,
+    ) -> None:
         """Begin a transaction; for writing, take the lock at once.
 
         A transaction that reads first and writes later fails with BUSY_SNAPSHOT,
         without waiting, when another process wrote in between.
+
+        Raises:
+            ConfigurationError: SQLite has no such *isolation*, or nothing to defer.
         """
-        raw.execute("begin" if readonly else "begin immediate")
+        if (isolation or "serializable").lower() != "serializable" or deferrable:
+            asked = f"isolation={isolation!r}" if not deferrable else "deferrable=True"
+            raise ConfigurationError(
+                f"SQLite was asked for {asked}, and cannot be: its transactions are "
+                "always serializable, and never wait for a better moment to begin. "
+                "Leave it out."
+            )
+        # Without a lock nobody can be in the way.
+        if readonly:
+            raw.execute("begin")
+        else:
+            self._patiently(raw, lambda: raw.execute("begin immediate"))
+
+    def execute(self, cursor: Any, sql: Any, params: Any) -> None:
+        """Run one statement on *cursor*, which may be inside a transaction."""
+        try:
+            super().execute(cursor, sql, params)
+        except sqlite3.OperationalError as error:
+            raw = cursor.connection
+            if not (raw.in_transaction and self._waits.mayWait(id(raw), error)):
+                raise
+        else:
+            return
+        # A transaction for reading takes its lock with its first statement. Nothing
+        # else is waited for in here: who has that lock already and wants the other
+        # one may be what somebody waits for who has the other one.
+        self._patiently(raw, lambda: raw.execute("pragma schema_version").fetchone())
+        super().execute(cursor, sql, params)
+
+    def cursor(self, raw: sqlite3.Connection) -> sqlite3.Cursor:
+        """Return a cursor that runs nothing when the transaction is over."""
+        return raw.cursor(_GuardedCursor)
 
     def commit(self, raw: sqlite3.Connection) -> None:
-        """Commit the transaction."""
-        raw.execute("commit")
+        """Commit the transaction; it waits for those who still read the old state."""
+        self._patiently(raw, lambda: raw.execute("commit"))
 
     def rollback(self, raw: sqlite3.Connection) -> None:
         """Roll the transaction back, if SQLite has not done so itself."""
@@ -180,3 +345,43 @@ class SQLiteDriver(Driver):
     def state(self, raw: sqlite3.Connection) -> TransactionState:
         """Say whether the transaction is still there; an interrupt ends it."""
         return TransactionState.OPEN if raw.in_transaction else TransactionState.NONE
+
+
+class _GuardedCursor(sqlite3.Cursor):
+    """A cursor for the inside of a transaction, given to functions of others.
+
+    Where SQLite itself has rolled the transaction back, after an interrupt or with the
+    disk full, the next statement would be committed by itself.
+    """
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Self:
+        self._check(sql)
+        return super().execute(sql, parameters)
+
+    def executemany(self, sql: str, rows: Any, /) -> Self:
+        self._check(sql)
+        return super().executemany(sql, rows)
+
+    def executescript(self, text: str, /) -> Self:
+        raise AttributeError(
+            "executescript() would first commit what this transaction has done, so it "
+            "cannot be had here. Execute the statements one by one, or use runScript."
+        )
+
+    def _check(self, sql: str) -> None:
+        if self.connection.in_transaction:
+            return
+        if str(sql).lstrip().lower().startswith(("begin", "savepoint")):
+            return
+        raise TransactionEnded(
+            "The transaction is over, and a statement now would be committed by "
+            "itself. Let the error that ended it leave the function, or call the "
+            "connection's own commit() or rollback(), which begin the next one."
+        )
+
+
+def _interrupted() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("interrupted while waiting for the lock")
+    error.sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
+    error.sqlite_errorname = "SQLITE_INTERRUPT"
+    return error

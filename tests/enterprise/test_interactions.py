@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from enterprise import ConnectionPool, TransactionEnded
-from enterprise.errors import WorkerInterrupted
+from enterprise.errors import ConnectionLost, WorkerInterrupted
 from tests.enterprise.helpers import backend, names, outcome, reached
 
 DATABASE_ERRORS = (sqlite3.Error, psycopg.Error)
@@ -292,7 +292,7 @@ def _close(txn):
 
 
 @pytest.mark.parametrize(
-    ("function", "error"),
+    ("function", "cause"),
     [
         (_terminate, psycopg.OperationalError),
         (_terminate_in_savepoint, psycopg.errors.AdminShutdown),
@@ -300,13 +300,15 @@ def _close(txn):
         (_close, (*DATABASE_ERRORS, TransactionEnded)),
     ],
 )
-async def test_interaction_kills_its_connection(shop, function, error):
-    """Who kills the connection gets the error; the next call gets a new connection."""
+async def test_interaction_kills_its_connection(shop, function, cause):
+    """Who kills the connection is told so; the next call gets a new connection."""
     if shop.kind == "sqlite" and function is not _close:
         return  # There is no server that could end it.
     async with ConnectionPool(shop.url, cp_max=1) as pool:
-        with pytest.raises(error):
+        with pytest.raises(ConnectionLost) as caught:
             await pool.runInteraction(function)
+        assert caught.value.outcome == "rolled_back"
+        assert isinstance(caught.value.__cause__, cause)
         assert names(shop) == ["hammer", "saw"]
         assert await pool.runQuery("select count(*) from item") == [(2,)]
         assert (pool.stats().opened, pool.stats().connections) == (2, 1)

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from enterprise import ConnectFailed, ConnectionPool, PoolFull
+from enterprise.errors import ConnectionLost
 from tests.enterprise.helpers import outcome, reached
 from tests.scripted import InterfaceError, OperationalError
 
@@ -348,6 +349,8 @@ async def test_closed_connection_is_an_interface_error(script):
             txn.connection.close()
             txn.execute("x")
 
-        assert isinstance(await outcome(pool.runInteraction(close)), InterfaceError)
+        error = await outcome(pool.runInteraction(close))
+        assert isinstance(error, ConnectionLost)
+        assert isinstance(error.__cause__, InterfaceError)
         assert await pool.runQuery("rows 2") == [(2,)]
         assert pool.stats().opened == 2

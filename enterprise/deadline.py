@@ -1,0 +1,124 @@
+"""Deadlines: who waits too long, and who runs too long.
+
+There is no timer per call. One alarm per pool rings when the earliest deadline that was
+known has come; then all unfinished calls are looked at, and the next earliest is taken.
+A busy pool is looked through once per time limit, an idle one never.
+
+`expect` is called on loops' threads, the rest on the ticker's.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from enterprise.errors import PoolTimeout, QueryTimeout
+from threadpool import ticker
+from threadpool.failure import Failure
+
+if TYPE_CHECKING:
+    from enterprise.jobs import DatabaseJob
+    from enterprise.office import Office
+
+__all__ = ["Deadlines"]
+
+# How soon a deadline may be looked for again, at the least.
+SOON_SECONDS = 0.001
+
+
+class Deadlines:
+    """The deadlines of one pool's calls.
+
+    Args:
+        office: the pool's.
+    """
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._wait = office.options.cp_timeout
+        self._limit = office.options.cp_query_timeout
+        self._lock = threading.Lock()
+        # When the alarm rings, in seconds of time.monotonic(). Written with the lock
+        # held; who reads it without sees at worst one that has just rung, and its look
+        # comes after the job was queued.
+        self._next = math.inf
+
+    def expect(self, job: DatabaseJob[Any]) -> None:
+        """See to it that *job*, queued just now, is not forgotten."""
+        when = job.queued_at + self._wait
+        timeout = self._limit if job.timeout is None else job.timeout
+        if timeout is not None:
+            job.deadline = job.queued_at + timeout
+            when = min(when, job.deadline)
+        if when < self._next:
+            self._set(when)
+
+    def _set(self, when: float) -> None:
+        with self._lock:
+            if when >= self._next:
+                return
+            self._next = when
+        ticker.alarm(when, self._ring)
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now < self._next:
+                return  # An earlier alarm has taken this one's place.
+            self._next = math.inf
+        following = self._look(now)
+        if following < math.inf:
+            self._set(max(following, now + SOON_SECONDS))
+
+    def _look(self, now: float) -> float:
+        """End what is overdue; say when to look again."""
+        following = math.inf
+        for crew in self._office.crews.values():
+            team = crew.team
+            # Once: a job that waits now may run a moment later, and is looked at there.
+            for job in team.waiting():
+                due = job.queued_at + self._wait
+                if job.deadline is not None:
+                    due = min(due, job.deadline)
+                if due > now:
+                    following = min(following, due)
+                elif team.remove(job):
+                    self._end_waiting(job, now)
+            for job in team.running():
+                due = math.inf if job.deadline is None else job.deadline
+                if due > now:
+                    following = min(following, due)
+                elif not job.cancel_wanted:
+                    self._end_running(job)
+        return following
+
+    def _end_waiting(self, job: DatabaseJob[Any], now: float) -> None:
+        office = self._office
+        stats = office.stats()
+        setback = office.setback
+        said = (
+            f"The last attempt to connect failed: {setback}"
+            if setback is not None
+            else "Work comes in faster than it gets done: raise cp_max, submit less at "
+            "a time, or find the statement that takes so long."
+        )
+        error = PoolTimeout(
+            f"The call waited {now - job.queued_at:.1f} s for a connection of "
+            f"{office.name} ({stats.connections} open, {stats.busy} busy, "
+            f"{stats.waiting} calls waiting). Nothing was sent. {said}",
+            stats,
+        )
+        error.__cause__ = setback
+        if job.home is not None:
+            job.home.fire(job, Failure(error))
+
+    def _end_running(self, job: DatabaseJob[Any]) -> None:
+        limit = self._limit if job.timeout is None else job.timeout
+        job.stop_error = QueryTimeout(
+            f"The call took more than its {limit} s and was stopped; what it had begun "
+            "was rolled back. Give it more time (timeout=, cp_query_timeout), or make "
+            "the statement faster."
+        )
+        job.pursue()

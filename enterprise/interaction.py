@@ -1,0 +1,295 @@
+"""Interactions: a user's function, in a worker's thread, in one transaction.
+
+Made on the loop's thread, done on the worker's. Begin, the whole function and commit
+are one job: nothing goes to the loop in between.
+
+Source: `adbapi.ConnectionPool.runInteraction` and `runWithConnection`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import inspect
+import logging
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from enterprise.afterwards import Afterwards
+from enterprise.drivers.base import TransactionState
+from enterprise.errors import TransactionEnded
+from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob
+from enterprise.transaction import Connection, Transaction
+
+if TYPE_CHECKING:
+    from enterprise.drivers.base import Driver
+    from enterprise.errors import Outcome
+    from enterprise.retry import RetryPolicy
+
+__all__ = ["ISOLATIONS", "InTransaction", "Interaction", "Terms", "WithConnection"]
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ISOLATIONS = ("read committed", "repeatable read", "serializable")
+
+# The interaction whose function runs in this context. What its thread has called on a
+# loop's by blockingCallFromThread inherits it, and so does much else: see `ledger`.
+inside: contextvars.ContextVar[weakref.ref[Interaction[Any]] | None] = (
+    contextvars.ContextVar("inside", default=None)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a transaction begins.
+
+    Args:
+        readonly: it cannot write.
+        isolation: one of ISOLATIONS; None for the database's default.
+        deferrable: PostgreSQL's word for a read-only serializable transaction that
+            rather waits than fails; None to say nothing about it.
+
+    Raises:
+        ValueError: there is no such isolation level.
+    """
+
+    readonly: bool = False
+    isolation: str | None = None
+    deferrable: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.isolation is not None and self.isolation not in ISOLATIONS:
+            raise ValueError(
+                f"There is no isolation level {self.isolation!r} here. Choose one of "
+                f"{ISOLATIONS}, or None for the database's default."
+            )
+
+    def begin(self, driver: Driver, raw: Any) -> None:
+        """Begin a transaction like this. Worker's thread."""
+        if self.isolation is None and self.deferrable is None:
+            driver.begin(raw, readonly=self.readonly)
+            return
+        driver.begin(
+            raw,
+            readonly=self.readonly,
+            isolation=self.isolation,
+            deferrable=self.deferrable,
+        )
+
+
+class InTransaction(DatabaseJob[T]):
+    """A job that is one transaction, from BEGIN to COMMIT.
+
+    Attributes:
+        afterwards: what is to be called when its outcome is known; None for nothing.
+    """
+
+    __slots__ = ("afterwards", "terms")
+
+    def __init__(self, *arguments: Any, terms: Terms) -> None:
+        super().__init__(*arguments)
+        self.terms = terms
+        self.afterwards: Afterwards | None = None
+
+    def reads(self) -> bool:
+        """Say whether it can have changed nothing."""
+        return self.terms.readonly
+
+    def after(self) -> Afterwards:
+        """Return the list of what is to be called afterwards."""
+        if self.afterwards is None:
+            self.afterwards = Afterwards()
+        return self.afterwards
+
+    def happen(self) -> None:
+        """Call what waited for the outcome, then fire. Loop thread."""
+        try:
+            if self.afterwards is not None:
+                self._call_afterwards(self.fate())
+        finally:  # Also when Ctrl-C came in between.
+            super().happen()
+
+    def _fire(self, result: Any, *, directly: bool) -> None:
+        # Somebody else than its worker tells of its end. Where it was stopped, it will
+        # not begin a COMMIT any more; else its outcome is still open.
+        if self.afterwards is not None and self.cancel_wanted:
+            worker = self.worker
+            with worker.guard if worker is not None else contextlib.nullcontext():
+                fate = self.fate()
+            self._call_afterwards(fate)
+        super()._fire(result, directly=directly)
+
+    def _call_afterwards(self, fate: Outcome) -> None:
+        afterwards, self.afterwards = self.afterwards, None
+        if afterwards is not None:
+            afterwards.happen(fate)
+
+    def lost(self) -> None:
+        """Say what came too late. Any thread."""
+        if self.afterwards is not None:
+            _log.warning(
+                "The event loop ended before a transaction (%s), so what was given to "
+                "onCommit and onRollback was not called. Await the transaction before "
+                "the main coroutine returns.",
+                self.fate(),
+            )
+            self.afterwards = None
+        super().lost()
+
+    def _transact(self, driver: Driver, raw: Any) -> T:
+        self.phase = SENT
+        try:
+            self.terms.begin(driver, raw)
+            handle = self._handle(driver, raw)
+            try:
+                value = self._work(handle)
+                self.check()
+                _require_transaction(handle, driver, raw)
+            finally:
+                handle.finish()
+            self.enterCommit()
+            driver.commit(raw)
+        except BaseException as error:
+            self._undo(driver, raw, error)
+            raise
+        self.phase = COMMITTED
+        return value
+
+    def _undo(self, driver: Driver, raw: Any, error: BaseException) -> None:
+        worker = self.worker
+        self._roll_back(driver, raw)
+        if (
+            self.phase is COMMITTING
+            and not driver.lost(raw, error)
+            and (worker is None or worker.ready)
+        ):
+            self.phase = SENT  # The database has refused, and is here to confirm it.
+        if self.afterwards is not None and self.phase is SENT:
+            self.afterwards.undo(0)
+
+    def _handle(self, driver: Driver, raw: Any) -> Any:
+        return Transaction(self, driver, raw)
+
+    def _work(self, handle: Any) -> T:
+        raise NotImplementedError
+
+
+class Interaction(InTransaction[T]):
+    """A function that talks to the database, in one transaction and one hop."""
+
+    __slots__ = ("_stopped", "retry")
+
+    def __init__(
+        self, *arguments: Any, terms: Terms, retry: RetryPolicy | None = None
+    ) -> None:
+        super().__init__(*arguments, terms=terms)
+        self.retry = retry
+        # Ends the pause between two attempts.
+        self._stopped = None if retry is None else threading.Event()
+
+    def do(self, driver: Driver, raw: Any) -> T:
+        """Begin, call, and commit; roll back on every exception."""
+        if self.retry is not None:
+            return self._persist(self.retry, driver, raw)
+        value: T = self.context.run(self._transact, driver, raw)
+        return value
+
+    def _persist(self, policy: RetryPolicy, driver: Driver, raw: Any) -> T:
+        """Repeat it on the same connection, as far as *policy* goes."""
+        fresh = self.context
+        pauses = policy.pauses()
+        while True:
+            # No attempt sees what another one has set.
+            self.context = fresh.copy()
+            try:
+                value: T = self.context.run(self._transact, driver, raw)
+            except Exception as error:
+                pause = next(pauses, None)
+                if pause is None or not self._may_repeat(policy, driver, raw, error):
+                    raise
+                if self.deadline and time.monotonic() + pause >= self.deadline:
+                    raise
+                _log.debug("An interaction is repeated in %.3f s: %r", pause, error)
+            else:
+                return value
+            self._pause(pause)
+
+    def _may_repeat(
+        self, policy: RetryPolicy, driver: Driver, raw: Any, error: Exception
+    ) -> bool:
+        # After a COMMIT that was sent and lost it may have been done; and where the
+        # connection is gone there is nothing here to repeat it on.
+        worker = self.worker
+        return (
+            self.phase is SENT
+            and not self.cancel_wanted
+            and not driver.lost(raw, error)
+            and (worker is None or worker.ready)
+            and policy.covers(error)
+        )
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped is not None:
+            self._stopped.wait(seconds)
+        worker = self.worker
+        if worker is not None:
+            with worker.guard:  # The rollback was spared; the next attempt is not.
+                worker._spared = False
+        self.check()
+
+    def halt(self) -> None:
+        """Stop the statement that runs, or the pause between two attempts."""
+        super().halt()
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def _work(self, handle: Any) -> T:
+        inside.set(weakref.ref(self))
+        value: T = self.function(handle, *self.args, **self.kwargs)
+        _refuse_awaitable(value, self.function)
+        return value
+
+
+class WithConnection(Interaction[T]):
+    """As `Interaction`, for functions that want a connection and not a cursor."""
+
+    __slots__ = ()
+
+    def _handle(self, driver: Driver, raw: Any) -> Connection:
+        return Connection(self, driver, raw)
+
+
+def _require_transaction(
+    handle: Transaction | Connection, driver: Driver, raw: Any
+) -> None:
+    state = driver.state(raw)
+    if state is TransactionState.FAILED:
+        raise TransactionEnded(
+            "An earlier error made the transaction useless, and the function went "
+            "on as if nothing had happened; everything was rolled back. Let the "
+            "error pass, or wrap what may fail in txn.savepoint()."
+        ) from handle.trouble
+    if state is TransactionState.NONE:
+        raise TransactionEnded(
+            "The transaction was over before the function returned, so there was "
+            "nothing to commit. An error or a COMMIT of its own ended it; leave "
+            "beginning and ending to the pool."
+        ) from handle.trouble
+
+
+def _refuse_awaitable(value: object, function: object) -> None:
+    """Refuse what would be awaited outside the transaction, and never is."""
+    if not inspect.isawaitable(value) and not inspect.isasyncgen(value):
+        return
+    if inspect.iscoroutine(value):
+        value.close()  # Else Python warns that it was never awaited.
+    raise TypeError(
+        f"{function!r} returned {type(value).__name__}, to be awaited later, but its "
+        "transaction ends when it returns; it was rolled back. Pass a plain function "
+        "that does its work and returns the value."
+    )

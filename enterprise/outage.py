@@ -1,0 +1,89 @@
+"""Outages: what a pool does while no connection can be opened, or some were lost.
+
+Workers report from their threads. Nobody sleeps here: the team is told not to hire
+before a certain time.
+
+Source: HikariCP's and pgxpool's back-off; "full jitter" is Amazon's word for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from enterprise.drivers.base import Driver
+    from enterprise.errors import ConnectFailed
+    from enterprise.jobs import DatabaseJob
+    from threadpool.team import Team
+
+__all__ = ["Outage"]
+
+_log = logging.getLogger(__name__)
+
+# Between attempts to open a connection, in seconds: from the first figure to the
+# second, doubling.
+BACKOFF_SECONDS = 0.05
+BACKOFF_LONGEST = 5.0
+
+
+class Outage:
+    """How it stands with a pool's connections.
+
+    Args:
+        name: the pool's, for texts.
+        driver: says what is hopeless.
+    """
+
+    def __init__(self, name: str, driver: Driver) -> None:
+        self._name = name
+        self._driver = driver
+        self._lock = threading.Lock()
+        self._failures = 0  # Since the last success. guarded by: _lock
+        self._connected = False  # Ever. guarded by: _lock
+        # The last failure, while it lasts. guarded by: _lock
+        self.setback: ConnectFailed | None = None
+
+    def over(self) -> bool:
+        """Note that a connection was opened; say whether that ends an outage."""
+        with self._lock:
+            ended = self.setback is not None
+            self._failures, self._connected, self.setback = 0, True, None
+        return ended
+
+    def failed(
+        self, team: Team[DatabaseJob[Any]], error: ConnectFailed
+    ) -> list[DatabaseJob[Any]]:
+        """Note that a connection could not be opened.
+
+        While others serve, or the database has been there before, calls wait, and one
+        attempt after the other is made. Else, and where waiting is hopeless, as with
+        a wrong password, they fail at once.
+
+        Args:
+            team: whose worker failed.
+            error: why.
+
+        Returns:
+            The calls that shall fail with it.
+        """
+        serves = team.serves()
+        cause = error.__cause__
+        hopeless = cause is not None and self._driver.fatal(cause)
+        with self._lock:
+            first, self.setback = self.setback is None, error
+            patient = serves or (self._connected and not hopeless)
+            self._failures = min(self._failures + 1, 10)
+            longest = min(BACKOFF_SECONDS * 2**self._failures, BACKOFF_LONGEST)
+        if not patient:
+            return team.withdraw(lambda _: True)
+        # Full jitter: many pools that failed together shall not come back together.
+        pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311 - no secret
+        team.beCautious(time.monotonic() + pause)
+        if first:
+            goes_on = "fewer connections" if serves else "none until one can be opened"
+            _log.warning("%s goes on with %s: %s", self._name, goes_on, error)
+        return []
