@@ -5,14 +5,20 @@ Any thread may call `callFromThread`; all else belongs to the loop's.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import threading
+import weakref
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from threadpool import home as homes
 from threadpool._anteroom import Anteroom
-from threadpool.delayed import DelayedCall, requireDelay
+from threadpool._coroutine import fromCoroutine
+from threadpool._require import requireCallable, requireDelay
+from threadpool.crew import currentTeam
+from threadpool.delayed import DelayedCall
 from threadpool.error import LoopClosed, WrongThread
 
 if TYPE_CHECKING:
@@ -49,7 +55,9 @@ class Posted:
 
     def happen(self) -> None:
         """Call it; what it raises is logged by the pass."""
-        self._context.run(self._function, *self._args, **self._kwargs)
+        result = self._context.run(self._function, *self._args, **self._kwargs)
+        if result.__class__ is CoroutineType:  # Nobody else could run it.
+            self._context.run(fromCoroutine, result)
 
 
 class AtHome:
@@ -60,6 +68,9 @@ class AtHome:
         self._home: PendingEvents | None = None  # guarded by: _lock
         # What was asked for while there was no loop. guarded by: _lock
         self._anteroom = Anteroom()
+        # The loops that any room of ours has met: where a thread asks before anybody
+        # did on a loop's own thread, one of them is adopted. guarded by: _lock
+        self._met: list[weakref.ref[PendingEvents]] = []
         self._delayed: set[DelayedCall] = set()  # Those that are going to happen.
 
     # -- Pending events ----------------------------------------------------------------
@@ -73,10 +84,15 @@ class AtHome:
         waits for the next one.
 
         Args:
-            function: anything quick. It sees a copy of the caller's context variables.
+            function: anything quick, or a coroutine function. It sees a copy of the
+                caller's context variables.
             args: its positional arguments.
             kwargs: its keyword arguments.
+
+        Raises:
+            TypeError: *function* cannot be called.
         """
+        requireCallable(function, "callFromThread")
         self._post(Posted(function, args, kwargs))
 
     def _post(self, event: Event) -> None:
@@ -94,6 +110,29 @@ class AtHome:
                 self._anteroom.put(event)
             else:  # Adopted by another thread in this very moment.
                 home.put(event)
+                return
+        for met in self._living():
+            with contextlib.suppress(LoopClosed):
+                met.put(Posted(self._adopt, (met,), {}))
+                return
+
+    def _living(self) -> list[PendingEvents]:
+        """Return the loops that could be adopted; first those that run."""
+        with self._lock:
+            met = [(ref, ref()) for ref in self._met]
+            alive = [(r, h) for r, h in met if h is not None and not _is_over(h)]
+            self._met = [ref for ref, _ in alive]
+        homes_met = [home for _, home in alive]
+        # Under loops that are not asyncio's nobody can say whether they turn.
+        homes_met.sort(
+            key=lambda home: home.loop is not None and not home.loop.is_running()
+        )
+        return homes_met
+
+    def _meet(self, home: PendingEvents) -> None:
+        """Remember a loop that may be needed here, too."""
+        with self._lock:
+            self._met.append(weakref.ref(home))
 
     # -- Time events -------------------------------------------------------------------
 
@@ -108,15 +147,18 @@ class AtHome:
 
         Args:
             delay: seconds >= 0, measured by `seconds`.
-            function: anything quick. It sees a copy of the caller's context variables.
+            function: anything quick, or a coroutine function. It sees a copy of the
+                caller's context variables.
             args: its positional arguments.
             kwargs: its keyword arguments.
 
         Raises:
+            TypeError: *delay* is no number, or *function* cannot be called.
             ValueError: *delay* is negative or not finite.
             WrongThread: this reactor's loop runs in another thread.
         """
         requireDelay(delay)
+        requireCallable(function, "callLater")
         timeline = self._adopt_if_here() or self._before_the_loop("callLater")
         if args or kwargs:
             function = functools.partial(function, *args, **kwargs)
@@ -143,7 +185,7 @@ class AtHome:
 
     def _adopt(self, home: PendingEvents) -> None:
         with self._lock:
-            if self._home is not None and not self._home.closed:
+            if home.closed or (self._home is not None and not self._home.closed):
                 return
             # Under the lock: nobody shall overtake what came before.
             self._moving_in(home)
@@ -155,7 +197,8 @@ class AtHome:
 
     def _before_the_loop(self, verb: str) -> Anteroom:
         home = self._home
-        if home is not None and not home.closed:
+        # A worker of a pool waits for no loop of its own.
+        if currentTeam() is not None or (home is not None and not home.closed):
             raise WrongThread(
                 f"{verb} belongs to the loop's thread, which is another one. From "
                 f"here, use reactor.callFromThread(reactor.{verb}, …)."
@@ -166,3 +209,8 @@ class AtHome:
                 self._anteroom = Anteroom()
                 self._home = None
         return self._anteroom
+
+
+def _is_over(home: PendingEvents) -> bool:
+    """Say whether its loop has ended, be it without a word, as by loop.close() alone."""
+    return home.closed or (home.loop is not None and home.loop.is_closed())

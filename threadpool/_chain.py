@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import weakref
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -61,6 +60,7 @@ class _Guard:
         self.seen = False  # Somebody looked, and left the failure where it was.
 
     def __del__(self) -> None:
+        _guards.pop(id(self), None)
         self.report()
 
     def report(self) -> Failure | None:
@@ -80,9 +80,9 @@ class _Guard:
         return failure
 
 
-# The failures that nobody has looked at so far. guarded by: _guards_lock
-_guards: Final[weakref.WeakSet[_Guard]] = weakref.WeakSet()
-_guards_lock = threading.Lock()
+# The failures that nobody has looked at so far. Each step on it is atomic by itself:
+# with a lock, a finalizer that fires a Deferred could wait for its own thread.
+_guards: Final[dict[int, weakref.ref[_Guard]]] = {}
 
 
 def flushUnhandled() -> list[Failure]:
@@ -95,9 +95,8 @@ def flushUnhandled() -> list[Failure]:
     Returns:
         Those failures. None of them is logged again.
     """
-    with _guards_lock:
-        guards = list(_guards)
-    reported = [guard.report() for guard in guards]
+    guards = [guard() for guard in _guards.copy().values()]
+    reported = [guard.report() for guard in guards if guard is not None]
     return [failure for failure in reported if failure is not None]
 
 
@@ -345,8 +344,7 @@ class Chain(FutureFace[T]):
         if not isinstance(failure.value, asyncio.CancelledError):
             described = f"Deferred at {id(self):#x}{historyOf(self)}"
             self._guard = guard = _Guard(failure, described)
-            with _guards_lock:
-                _guards.add(guard)
+            _guards[id(guard)] = weakref.ref(guard)
 
     def _mark_handled(self) -> None:
         """The failure goes on to somebody who deals with it."""

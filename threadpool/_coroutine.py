@@ -148,6 +148,11 @@ class _Runner:
                     yielded = self.context.run(self.coroutine.send, answer)
             except (StopIteration, _Returned) as stop:
                 self.deferred._late_cancel = late
+                if isinstance(stop.value, Deferred):
+                    # Flat, not nested: each may return the next one's, for ever.
+                    self.coroutine = _as_coroutine(stop.value)
+                    self.gives_results, answer = False, None
+                    continue
                 return self.finish(stop.value)
             except BaseException as error:
                 self.finish(Failure(_without_our_frame(error)))

@@ -251,6 +251,9 @@ class FutureFace(Generic[T]):
             return
         for position, (callback, context) in enumerate(waiters):
             # A waiter stepped before this one may have set the chain going again.
+            if context is None and position and not self._at_rest:
+                self._watch(callback)
+                continue
             if context is not None and (
                 not directly or (position and not self._at_rest)
             ):

@@ -41,11 +41,11 @@ class OwnLoop:
 
     def turn(self, seconds: float) -> None:
         """Go round once, and on for *seconds*."""
-        if seconds > 0:
-            self.loop.call_later(seconds, self.loop.stop)
-        else:
-            self.loop.call_soon(self.loop.stop)
-        self.run()
+        stop = self.loop.call_later(seconds, self.loop.stop)
+        try:
+            self.run()
+        finally:
+            stop.cancel()  # Crashed before: it must not end the next run.
 
     def end(self) -> None:
         """Cancel every task, let what lives on the loop end, and close it."""

@@ -9,7 +9,6 @@ Source: `asyncio.Runner`, and the reactor of 2002, which counted its Ctrl-C.
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from typing import TYPE_CHECKING
@@ -20,20 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = ["stoppedBySignals"]
 
-_log = logging.getLogger(__name__)
-
 
 @contextlib.contextmanager
-def stoppedBySignals(stop: Callable[[], object]) -> Iterator[None]:
+def stoppedBySignals(stop: Callable[[str], object]) -> Iterator[None]:
     """Have SIGINT, SIGTERM and SIGBREAK call *stop*, while the body runs.
 
     Only in the main thread, since no other may set handlers. A SIGINT handler that
     is not Python's own is the program's, and is left alone.
 
     Args:
-        stop: called for the first signal, between any two instructions of the main
-            thread: it may do no more than post. The second raises KeyboardInterrupt
-            there instead.
+        stop: called with the first signal's name, between any two instructions of the
+            main thread: it may do no more than post. The second signal raises
+            KeyboardInterrupt there instead.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,8 +45,7 @@ def stoppedBySignals(stop: Callable[[], object]) -> Iterator[None]:
             raise KeyboardInterrupt(
                 f"{name} came while the program was stopping; it ends at once."
             )
-        _log.info("%s: stopping. Once more ends the program at once", name)
-        stop()
+        stop(name)  # It logs: here a log handler may be what was interrupted.
 
     before = {}
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):

@@ -6,6 +6,7 @@ the process are seen to here.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import itertools
 import logging
@@ -168,8 +169,12 @@ class Crew(Generic[J]):
         try:
             thread.start()
         except BaseException:
-            del self._threads[worker]
-            raise
+            if thread.ident is None:
+                del self._threads[worker]
+                raise
+            # Ctrl-C came when the thread had started, which cannot be undone: let it
+            # come again a little later.
+            _thread.interrupt_main()
 
     def _live(self, worker: ThreadWorker[J]) -> None:
         _here.team = self.team

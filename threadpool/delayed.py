@@ -6,9 +6,11 @@ Source: `IDelayedCall` of Twisted.
 from __future__ import annotations
 
 import contextvars
-import math
+from types import CoroutineType
 from typing import TYPE_CHECKING, Protocol
 
+from threadpool._coroutine import fromCoroutine
+from threadpool._require import requireDelay
 from threadpool.error import AlreadyCalled, AlreadyCancelled
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class DelayedCall:
         timeline: whose time it is.
         delay: seconds >= 0 from now.
         function: called without arguments, in a copy of the current context variables.
+            A coroutine that it returns is run.
         forget: called with this object once it will not happen any more.
     """
 
@@ -85,6 +88,7 @@ class DelayedCall:
         Raises:
             AlreadyCalled: it has happened.
             AlreadyCancelled: it was called off before.
+            TypeError: *seconds* is no number.
             ValueError: *seconds* is negative or not finite.
         """
         self._require_active()
@@ -100,10 +104,11 @@ class DelayedCall:
         Raises:
             AlreadyCalled: it has happened.
             AlreadyCancelled: it was called off before.
+            TypeError: *seconds* is no number.
             ValueError: *seconds* is not finite.
         """
         self._require_active()
-        requireDelay(abs(seconds))
+        requireDelay(abs(seconds) if hasattr(seconds, "__abs__") else seconds)
         self._move(self._time + seconds)
 
     def _move(self, time: float) -> None:
@@ -115,7 +120,9 @@ class DelayedCall:
     def _run(self) -> None:
         function = self._end()
         if function is not None:
-            self._context.run(function)
+            result = self._context.run(function)
+            if result.__class__ is CoroutineType:
+                self._context.run(fromCoroutine, result)
 
     def _end(self) -> Callable[[], object] | None:
         function, self._function = self._function, None
@@ -142,19 +149,3 @@ class DelayedCall:
             return "<DelayedCall called>"
         wait = self._time - self._timeline.seconds()
         return f"<DelayedCall of {self._function!r} in {wait:.3f} s>"
-
-
-def requireDelay(seconds: float) -> None:
-    """Refuse a delay that no clock can keep.
-
-    Args:
-        seconds: what was asked for.
-
-    Raises:
-        ValueError: it is negative or not finite.
-    """
-    if not 0 <= seconds < math.inf:
-        raise ValueError(
-            f"The delay is {seconds} seconds. Time goes one way: give a finite number "
-            "that is 0 or more."
-        )

@@ -103,7 +103,7 @@ class Descriptors:
                     del watched[selectable]
                     try:
                         self._add(watched, loop, selectable, method)
-                    except ValueError as error:
+                    except (ValueError, OSError, NotImplementedError) as error:
                         self._lose(selectable, error)
 
     def removeReader(self, reader: object) -> None:
@@ -154,18 +154,22 @@ class Descriptors:
         selectable: Selectable,
         method: str,
     ) -> None:
-        descriptor = selectable.fileno()
+        descriptor = _number(selectable)
         if descriptor < 0:
             raise ValueError(
                 f"The descriptor of {selectable!r} is {descriptor}: it is closed. Add "
                 "it while it is open."
             )
-        if watched.get(selectable) == (loop, descriptor):
+        before = watched.get(selectable)
+        if before == (loop, descriptor):
             return
+        if before is not None:  # It has another descriptor now.
+            forget = self.removeReader if method == "doRead" else self.removeWriter
+            forget(selectable)
         for other, place in list(watched.items()):
             if place != (loop, descriptor) or other is selectable:
                 continue
-            if other.fileno() == descriptor:
+            if _number(other) == descriptor:
                 raise ValueError(
                     f"Descriptor {descriptor} of {selectable!r} is watched already, "
                     f"for {other!r}. Remove that one first."
@@ -185,7 +189,7 @@ class Descriptors:
             raise
         except BaseException as error:
             why = error
-        if why is None and selectable.fileno() < 0:
+        if why is None and _number(selectable) < 0:
             why = _closed(selectable)
         if why is not None:
             self._lose(selectable, why)
@@ -199,6 +203,13 @@ class Descriptors:
                 "go on, or an exception to end."
             )
         _tell(selectable, Failure(why))
+
+
+def _number(selectable: Selectable) -> int:
+    try:
+        return selectable.fileno()
+    except ValueError:  # So a closed file says it.
+        return -1
 
 
 def _closed(selectable: object) -> OSError:

@@ -9,6 +9,7 @@ Source: the reactor's pending-event queue of the 2002 paper, and trio's entry qu
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -23,7 +24,6 @@ from threadpool._deferred import Deferred
 from threadpool.error import LoopClosed
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, Callable
 
     from threadpool.loops import Handle
@@ -315,15 +315,31 @@ class PendingEvents:
             with self._end:
                 closers = list(self._closers)
             for closer in closers:
-                closer.loopClosed(self)
+                try:
+                    closer.loopClosed(self)
+                except Exception:
+                    _log.exception("%r failed at the end of a loop", closer)
         self._closed = True
-        while self._queue:
-            try:
-                self._queue.popleft().happen()
-            except Exception:
-                _log.exception("A pending event failed; the others go on")
+        self._empty()
         if self.when_closed is not None:
             self.when_closed(self)
+
+    def _empty(self) -> None:
+        """Let happen what is left, at the end of the loop."""
+        task = None if self.loop is None else asyncio.current_task(self.loop)
+        if task is not None and self.loop is not None:
+            # Outcomes step the tasks that wait for them, and no task may be stepped
+            # inside another.
+            asyncio._leave_task(self.loop, task)
+        try:
+            while self._queue:
+                try:
+                    self._queue.popleft().happen()
+                except Exception:
+                    _log.exception("A pending event failed; the others go on")
+        finally:
+            if task is not None and self.loop is not None:
+                asyncio._enter_task(self.loop, task)
 
     def _abandon(self) -> None:
         with self._end:  # Two workers may find out at once.

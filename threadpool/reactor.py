@@ -11,19 +11,22 @@ Source: `reactor` of the 2002 paper and of Twisted.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, ParamSpec
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from threadpool import home as homes
 from threadpool._anteroom import Anteroom
 from threadpool._at_home import Posted
 from threadpool._coroutine import fromCoroutine
 from threadpool._own_loop import OwnLoop
+from threadpool._require import requireCallable, requireDelay
 from threadpool._services import Services
 from threadpool._signals import stoppedBySignals
-from threadpool.delayed import DelayedCall, requireDelay
+from threadpool.delayed import DelayedCall
 from threadpool.error import (
     LoopClosed,
     ReactorAlreadyRunning,
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from threadpool.triggers import Phase, Trigger
 
 __all__ = ["DelayedCall", "Reactor", "reactor"]
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
@@ -87,7 +92,10 @@ class Reactor(Services):
             KeyboardInterrupt: a second signal came, or somebody's Ctrl-C.
         """
         own = self._start(loop)
-        stop = functools.partial(self.callFromThread, self._stop_if_running)
+
+        def stop(name: str) -> None:
+            self.callFromThread(self._stop_by_signal, name)
+
         with stoppedBySignals(stop) if install_signal_handlers else nullcontext():
             self._go_round(own.run)
 
@@ -140,17 +148,26 @@ class Reactor(Services):
     ) -> Trigger | None:
         """Call *function* when the loop runs: at once, or after its startup.
 
+        After `run` has ended it waits for the next loop that is adopted.
+
         Args:
-            function: anything quick; what it raises is logged, if it is called later.
+            function: anything quick, or a coroutine function. What it raises is
+                logged, if it is called later.
             args: its positional arguments.
             kwargs: its keyword arguments.
 
         Returns:
             What `removeSystemEventTrigger` takes; None when it was called at once.
+
+        Raises:
+            TypeError: *function* cannot be called.
         """
+        requireCallable(function, "callWhenRunning")
         self._adopt_if_here()
         if self.running:
-            function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if result.__class__ is CoroutineType:  # Nobody else could run it.
+                fromCoroutine(cast("CoroutineType[Any, Any, Any]", result))
             return None
         return self.addSystemEventTrigger("after", "startup", function, *args, **kwargs)
 
@@ -201,7 +218,8 @@ class Reactor(Services):
             if pool is not None:
                 pool.dismiss()  # Closed already, unless somebody insisted.
 
-    def _stop_if_running(self) -> None:
+    def _stop_by_signal(self, name: str) -> None:
+        _log.info("%s: stopping. Once more ends the program at once", name)
         if self._state == "running":
             self.stop()
 
@@ -245,7 +263,9 @@ class Reactor(Services):
 
         Raises:
             KeyError: there is no such phase.
+            TypeError: *function* cannot be called.
         """
+        requireCallable(function, "addSystemEventTrigger")
         call = functools.partial(function, *args, **kwargs)
         return self._triggers.add(phase, event_type, call)
 
@@ -284,13 +304,14 @@ class Reactor(Services):
 
     def _arrived(self, home: PendingEvents) -> None:
         """Adopt a loop that some other room has met, where anybody waits for one."""
+        self._meet(home)  # A thread may ask before anybody does on the loop's own.
         if self._anteroom or self._triggers or self._descriptors:
             self._adopt(home)
 
     def __repr__(self) -> str:
-        if self._own is not None or self._state == "stopped":
-            return f"<Reactor {self._state}>"
-        return f"<Reactor at home in {self._home!r}>" if self.running else "<Reactor>"
+        if self._own is None and self.running:
+            return f"<Reactor at home in {self._home!r}>"
+        return "<Reactor>" if self._state == "new" else f"<Reactor {self._state}>"
 
 
 reactor = Reactor()
@@ -303,6 +324,7 @@ def _after_fork_in_child() -> None:
     reactor._home = reactor._own = None
     reactor._state = "new"
     reactor._anteroom = Anteroom()
+    reactor._met = []
     reactor._delayed.clear()
 
 

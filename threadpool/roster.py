@@ -160,6 +160,8 @@ class Roster(Generic[J]):
         self.not_before = 0.0
         # One at a time is hired, to see whether any can get ready at all.
         self._cautious = False
+        # When it was last said that no thread could be started.
+        self._told = -math.inf
         self._last_pull = 0.0  # Seconds of time.monotonic().
         self._home: PendingEvents | None = None  # Where the last job came from.
         self.unfinished = 0  # Jobs waiting and running; anybody may read it.

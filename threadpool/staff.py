@@ -25,6 +25,9 @@ __all__ = ["Staff"]
 
 _log = logging.getLogger("threadpool.team")
 
+# How long to wait before another thread is asked for, where the system had none.
+AGAIN_SECONDS = 0.05
+
 
 class Staff(Roster[J]):
     """A team's dealings with its workers; see `Team`.
@@ -71,20 +74,33 @@ class Staff(Roster[J]):
             return None
         try:
             self._hire()
-        except RuntimeError as error:  # The system has no thread for us.
-            with self._lock:
-                self._size -= 1
-                self._at[Place.HIRED] -= 1
-                self._hired_arrived()
-            ticker.watch(self)  # It tries again while jobs wait.
+        except BaseException as error:
+            self._not_hired(error)
+            if not isinstance(error, RuntimeError):  # Ctrl-C, in the middle of it.
+                raise
+            return error  # The system has no thread for us.
+        return None
+
+    def _not_hired(self, error: BaseException) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._size -= 1
+            self._at[Place.HIRED] -= 1
+            self._hired_arrived()
+            if self._size:
+                self.not_before = now + AGAIN_SECONDS
+            tell = now - self._told > 1
+            if tell:
+                self._told = now
+        # It tries again while jobs wait; not with each look of the ticker, though.
+        ticker.alarm(now + AGAIN_SECONDS, lambda: self.tick(time.monotonic()))
+        if tell:
             _log.warning(
                 "%s could not start one more thread (%s) and goes on with %d.",
                 self.name,
                 error,
                 self._size,
             )
-            return error
-        return None
 
     def tick(self, now: float) -> bool:
         """Wake another worker when nobody comes for the jobs that wait.

@@ -23,12 +23,20 @@ class Ticker:
     def __init__(self, clock):
         self.clock = clock
         self.watched = {}
+        self.alarms = []
 
     def watch(self, who):
         self.watched[who] = 0
 
+    def alarm(self, when, function):
+        self.alarms.append((when, function))
+
     def tick(self):
         """Look after everybody once; forget those who need it no more."""
+        due = [entry for entry in self.alarms if entry[0] <= self.clock.seconds()]
+        self.alarms = [entry for entry in self.alarms if entry not in due]
+        for _, function in due:
+            function()
         for who in list(self.watched):
             if not who.tick(self.clock.seconds()):
                 del self.watched[who]
@@ -92,7 +100,7 @@ def stages(patch):
     ticker = Ticker(clock)
     for module in (team_module, staff_module):
         patch.setattr(module, "time", SimpleNamespace(monotonic=clock.seconds))
-    for module in (roster_module, staff_module):
+    for module in (roster_module, staff_module, team_module):
         patch.setattr(module, "ticker", ticker)
     return Stages(clock, ticker)
 

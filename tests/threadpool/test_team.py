@@ -509,10 +509,42 @@ def test_job_is_not_lost_when_the_last_worker_cannot_be_replaced(stage):
     crew.workers[0].timeOut()
     del crew.team.gone
     crew.refusal = None
-    crew.clock.advance(0.001)
+    crew.clock.advance(0.1)
     crew.ticker.tick()
     crew.run()
     assert crew.diary == ["a", "b"]
+
+
+def test_missing_threads_are_not_asked_for_all_the_time(stage, caplog):
+    """Without a thread to be had, the team asks again in a while, and says so rarely."""
+    crew = stage(maximum=3)
+    crew.submit("a")
+    crew.workers[0].step()
+    crew.refusal = RuntimeError("can't start new thread")
+    for number in range(200):
+        crew.submit(str(number))
+        crew.clock.advance(0.0005)
+        crew.ticker.tick()
+    assert caplog.text.count("could not start") == 1
+    crew.refusal = None
+    crew.clock.advance(0.1)
+    crew.ticker.tick()
+    assert crew.team.stats().workers == 2
+
+
+def test_ctrl_c_while_hiring(stage):
+    """Interrupted while a thread is being started, the team is as it was before."""
+    crew = stage(maximum=1)
+    crew.refusal = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        crew.submit("a")
+    crew.refusal = None
+    crew.submit("b")
+    crew.clock.advance(0.1)
+    crew.ticker.tick()
+    crew.run()
+    assert crew.diary == ["a", "b"]
+    assert crew.team.stats().unfinished == 0
 
 
 def test_worker_that_is_not_ready_prepares_before_the_next_job(stage):

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import functools
-from typing import TYPE_CHECKING
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
 
 from threadpool.events import PendingEvents
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, Callable
 
 __all__ = ["adopt"]
@@ -37,7 +38,7 @@ def adopt(
         soon=functools.partial(loop.call_soon, context=context),
         later=loop.call_later,
         loop=loop,
-        running=loop.is_running,
+        running=_runs_here(loop),
     )
     if ended is not None:
         # asyncio.run calls loop.shutdown_asyncgens() when everything else is over. A
@@ -49,12 +50,24 @@ def adopt(
     return events
 
 
+def _runs_here(loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
+    """Return what says whether *loop* runs in this thread: it may run in another."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        # Before 3.12 asking for the running loop costs a system call each time.
+        thread = get_ident()
+        its: Any = loop
+        return lambda: its._thread_id == thread
+    return lambda: asyncio._get_running_loop() is loop
+
+
 async def _until_the_end(
     events: PendingEvents, ended: Callable[[PendingEvents], None]
 ) -> AsyncGenerator[None, None]:
     try:
         yield
     finally:
-        await events.farewell()
-        ended(events)
-        events.close()
+        try:
+            await events.farewell()
+        finally:
+            ended(events)
+            events.close()
