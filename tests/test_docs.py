@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = ("databases.md", "deferred.md", "loops.md", "reactor.md")
+_PAGES = (
+    "README.md",
+    "docs/databases.md",
+    "docs/deferred.md",
+    "docs/loops.md",
+    "docs/reactor.md",
+)
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def _examples():
     for page in _PAGES:
-        text = (_ROOT / "docs" / page).read_text()
+        text = (_ROOT / page).read_text()
         for match in _BLOCK.finditer(text):
             line = text.count("\n", 0, match.start()) + 2
             yield pytest.param(match[1], id=f"{page}:{line}")

@@ -69,5 +69,11 @@ class Anteroom:
             if not timer.cancelled:
                 timer.handle = home.later(max(0.0, timer.due - now), timer.function)
 
+    def successor(self) -> Anteroom:
+        """Make a new one, with the events that wait; the timers are the old loop's."""
+        fresh = Anteroom()
+        fresh._events = self._events
+        return fresh
+
     def __bool__(self) -> bool:
         return bool(self._events or self._timers)

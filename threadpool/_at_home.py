@@ -11,6 +11,7 @@ import functools
 import threading
 import weakref
 from types import CoroutineType
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from threadpool import home as homes
@@ -96,7 +97,9 @@ class AtHome:
         self._post(Posted(function, args, kwargs))
 
     def _post(self, event: Event) -> None:
-        home = self._home or self._adopt_if_here()
+        home = self._home
+        if home is None or home.over():
+            home = self._adopt_if_here()
         while home is not None:
             try:
                 home.put(event)
@@ -106,7 +109,7 @@ class AtHome:
                 return
         with self._lock:
             home = self._home
-            if home is None or home.closed:
+            if home is None or home.over():
                 self._anteroom.put(event)
             else:  # Adopted by another thread in this very moment.
                 home.put(event)
@@ -120,7 +123,7 @@ class AtHome:
         """Return the loops that could be adopted; first those that run."""
         with self._lock:
             met = [(ref, ref()) for ref in self._met]
-            alive = [(r, h) for r, h in met if h is not None and not _is_over(h)]
+            alive = [(r, h) for r, h in met if h is not None and not h.over()]
             self._met = [ref for ref, _ in alive]
         homes_met = [home for _, home in alive]
         # Under loops that are not asyncio's nobody can say whether they turn.
@@ -132,7 +135,8 @@ class AtHome:
     def _meet(self, home: PendingEvents) -> None:
         """Remember a loop that may be needed here, too."""
         with self._lock:
-            self._met.append(weakref.ref(home))
+            others = [ref for ref in self._met if ref() is not None]
+            self._met = [*others, weakref.ref(home)]
 
     # -- Time events -------------------------------------------------------------------
 
@@ -185,7 +189,10 @@ class AtHome:
 
     def _adopt(self, home: PendingEvents) -> None:
         with self._lock:
-            if home.closed or (self._home is not None and not self._home.closed):
+            # Where another loop runs in its thread, an old one cannot.
+            old = self._home
+            stays = old is not None and not old.over() and old.thread != home.thread
+            if stays or home.closed or home is old:
                 return
             # Under the lock: nobody shall overtake what came before.
             self._moving_in(home)
@@ -195,10 +202,13 @@ class AtHome:
     def _moving_in(self, home: PendingEvents) -> None:
         """Do what comes before everything else on a new loop; holding the lock."""
 
-    def _before_the_loop(self, verb: str) -> Anteroom:
+    def _before_the_loop(self, verb: str) -> Anteroom | PendingEvents:
         home = self._home
         # A worker of a pool waits for no loop of its own.
-        if currentTeam() is not None or (home is not None and not home.closed):
+        elsewhere = home is not None and not home.over()
+        if home is not None and elsewhere and home.thread == get_ident():
+            return home  # It stands still, between two turns.
+        if currentTeam() is not None or elsewhere:
             raise WrongThread(
                 f"{verb} belongs to the loop's thread, which is another one. From "
                 f"here, use reactor.callFromThread(reactor.{verb}, …)."
@@ -206,11 +216,6 @@ class AtHome:
         if home is not None:
             # That loop has ended, and its timers with it.
             with self._lock:
-                self._anteroom = Anteroom()
+                self._anteroom = self._anteroom.successor()
                 self._home = None
         return self._anteroom
-
-
-def _is_over(home: PendingEvents) -> bool:
-    """Say whether its loop has ended, be it without a word, as by loop.close() alone."""
-    return home.closed or (home.loop is not None and home.loop.is_closed())

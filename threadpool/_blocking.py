@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from threadpool._at_home import AtHome, Posted
 from threadpool._coroutine import maybeDeferred
 from threadpool._deferred import Deferred
+from threadpool._require import requireCallable, requireDelay
 from threadpool.crew import currentTeam
-from threadpool.delayed import requireDelay
 from threadpool.error import LoopClosed, WrongThread
 from threadpool.failure import Failure
 from threadpool.home import hereOrNone
@@ -29,11 +31,19 @@ if TYPE_CHECKING:
     from threadpool.events import PendingEvents
     from threadpool.reactor import Reactor
 
-__all__ = ["BlockingCall"]
+__all__ = ["BlockingCall", "requireReactor"]
+
+# By the name of the room that users know.
+_log = logging.getLogger("threadpool.threads")
 
 # How often a waiting thread looks whether the loop was closed without a word, as
-# loop.close() alone does it. Everything else wakes it at once.
+# loop.close() alone does it, or was never there. Everything else wakes it at once.
 LOOK_SECONDS: Final = 1.0
+
+_NO_LOOP: Final = (
+    "Start one; or, where one runs already, use the reactor once on the loop's own "
+    "thread before, say reactor.callWhenRunning(print) in its main coroutine."
+)
 
 
 class BlockingCall:
@@ -46,7 +56,8 @@ class BlockingCall:
         kwargs: its keyword arguments.
 
     Raises:
-        TypeError: *function* has a parameter that is ours.
+        TypeError: *reactor* is none of ours, *function* cannot be called, or has a
+            parameter that is ours.
     """
 
     def __init__(
@@ -56,6 +67,8 @@ class BlockingCall:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
+        requireReactor(reactor, "blockingCallFromThread")
+        requireCallable(function, "blockingCallFromThread")
         _require_no_timeout(function)
         self._reactor = reactor
         self._function = function
@@ -77,7 +90,7 @@ class BlockingCall:
     def wait(self, timeout: float | None) -> Any:
         """Have it called, and wait; see `threads.blockingCallFromThread`."""
         if timeout is not None:
-            requireDelay(timeout)
+            requireDelay(timeout, "timeout")
         here = hereOrNone()
         if here is not None:
             raise WrongThread(
@@ -88,37 +101,47 @@ class BlockingCall:
         team = currentTeam()
         if team is not None:
             team.blocked()
-        in_time = False
         try:
             self._reactor._post(self)
-            in_time = self._wait(timeout)
+            self._wait(timeout)
+        except BaseException:  # No answer in time, no loop any more, or Ctrl-C.
+            self._given_up = True
+            self._have_it_cancelled()
+            raise
         finally:
             if team is not None:
                 team.unblocked()
-            if not in_time:  # Or Ctrl-C ended the wait.
-                self._given_up = True
-                self._reactor.callFromThread(self._give_up)
-        if not in_time:
-            raise TimeoutError(
-                f"{self._function!r} gave no answer within {timeout} seconds, and was "
-                "cancelled. Allow it more time, or find out what keeps the loop."
-            )
         if isinstance(self._answer, Failure):
             self._answer.raiseException()
         return self._answer
 
-    def _wait(self, timeout: float | None) -> bool:
+    def _wait(self, timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout
+        told = False
         while True:
             left = LOOK_SECONDS if until is None else until - time.monotonic()
             if self._over.acquire(timeout=max(0.0, min(left, LOOK_SECONDS))):
-                return True
-            if until is not None and time.monotonic() >= until:
-                return False
+                return
             home = self._reactor._home
             if home is not None and home.loop is not None and home.loop.is_closed():
-                self._answer = Failure(_ended(self._function))
-                return True
+                raise _ended(self._function)
+            no_loop = (home is None or home.closed) and not self._reactor._living()
+            if until is not None and time.monotonic() >= until:
+                raise _too_late(self._function, timeout, no_loop=no_loop)
+            if no_loop and not told:
+                told = True
+                _log.warning(
+                    "blockingCallFromThread(%r) waits for an event loop, and this "
+                    "library knows of none. %s",
+                    self._function,
+                    _NO_LOOP,
+                )
+
+    def _have_it_cancelled(self) -> None:
+        try:
+            self._reactor._post(Posted(self._give_up, (), {}))
+        except Exception:  # What ended the wait is the error to be seen.
+            _log.exception("A call that was given up could not be cancelled: %r", self)
 
     # -- On the loop's thread ----------------------------------------------------------
 
@@ -158,10 +181,45 @@ class BlockingCall:
         if self._deferred is not None:
             self._deferred.cancel()
 
+    def __repr__(self) -> str:
+        return f"<BlockingCall of {self._function!r}>"
+
+
+def requireReactor(reactor: object, verb: str) -> None:
+    """Refuse what is no reactor of ours: a loop, Twisted's, or the function itself.
+
+    Args:
+        reactor: what was given.
+        verb: whom it was given to.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(reactor, AtHome):
+        raise TypeError(
+            f"{verb} was given {reactor!r} first, which is no reactor of the bridge. "
+            "Pass threadpool.reactor.reactor, also under Twisted; then the function, "
+            "then its arguments."
+        )
+
 
 def _to_the_end(value: Any) -> Any:
     """Return *value*, or the Deferred of it where it is an asyncio future."""
     return Deferred.fromFuture(value) if isinstance(value, asyncio.Future) else value
+
+
+def _too_late(
+    function: object, timeout: float | None, *, no_loop: bool
+) -> TimeoutError:
+    if no_loop:
+        return TimeoutError(
+            f"{function!r} was not called within {timeout} seconds: this library "
+            f"knows of no event loop. {_NO_LOOP}"
+        )
+    return TimeoutError(
+        f"{function!r} gave no answer within {timeout} seconds, and was cancelled. "
+        "Allow it more time, or find out what keeps the loop."
+    )
 
 
 def _ended(function: object) -> LoopClosed:

@@ -72,7 +72,9 @@ def logErrors(
         kwargs: its keyword arguments.
     """
     try:
-        function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        if isinstance(result, CoroutineType):
+            _refuse_coroutine(result, function)
     except BaseException:
         _log.exception("A function called in a thread failed: %r", function)
 
@@ -93,6 +95,8 @@ def tell(
     succeeded, result = True, None
     try:
         result = function(*args, **kwargs)
+        if isinstance(result, CoroutineType):
+            _refuse_coroutine(result, function)
     except BaseException:
         succeeded, result = False, Failure()
     del function, args, kwargs

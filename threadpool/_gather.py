@@ -13,98 +13,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from threadpool._chain import LATER, cancelledError
 from threadpool._coroutine import fromCoroutine
 from threadpool._deferred import Deferred
 from threadpool._future import UNFIRED
+from threadpool._together import FailureGroup, FirstError
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Generator, Iterable
 
-__all__ = ["DeferredList", "FailureGroup", "FirstError", "gatherResults", "race"]
+    from threadpool._chain import _Guard
+
+__all__ = ["DeferredList", "gatherResults", "race"]
 
 _log = logging.getLogger("threadpool.combine")
 
 T = TypeVar("T")
-
-# An error's text names so many failures; the others are in its attribute.
-NAMED_FAILURES = 5
-
-
-class FirstError(Exception):
-    """One of several Deferreds failed, and the others were not waited for.
-
-    Args:
-        failure: what it failed with.
-        index: its place among the Deferreds, the first is 0.
-
-    Attributes:
-        subFailure: what it failed with; its exception is the `__cause__`, too.
-        index: its place among the Deferreds, the first is 0.
-
-    Source: `FirstError` of Twisted.
-    """
-
-    def __init__(self, failure: Failure, index: int) -> None:
-        super().__init__(failure, index)
-        self.subFailure = failure
-        self.index = index
-        self.__cause__ = failure.value
-
-    def __str__(self) -> str:
-        return (
-            f"Deferred {self.index} failed with {self.subFailure}, and the others "
-            "were not waited for. Handle it there, or look at subFailure."
-        )
-
-
-class FailureGroup(ExceptionGroup[Exception]):
-    """None of the Deferreds in a race succeeded. `except*` sees each exception.
-
-    Args:
-        failures: what they failed with, in the order of the Deferreds; at least one.
-
-    Attributes:
-        failures: the same, as a list.
-        exceptions: their exceptions. For one that is no Exception (a CancelledError)
-            a RuntimeError stands there, caused by it.
-
-    Source: `FailureGroup` of Twisted.
-    """
-
-    failures: list[Failure]
-
-    def __new__(cls, failures: Iterable[Failure]) -> Self:
-        failures = list(failures)
-        named = [f"{i}: {one!s}" for i, one in enumerate(failures[:NAMED_FAILURES])]
-        if len(failures) > NAMED_FAILURES:
-            named.append(f"and {len(failures) - NAMED_FAILURES} more")
-        group = super().__new__(
-            cls,
-            f"None of {len(failures)} Deferreds succeeded, so the race has no winner; "
-            f"look at `failures`. {'; '.join(named)}",
-            [_as_exception(index, failure) for index, failure in enumerate(failures)],
-        )
-        group.failures = failures
-        return group
-
-    def __init__(self, failures: Iterable[Failure]) -> None:
-        # For pickle, which makes a new one of these arguments.
-        super().__init__(self.failures)  # type: ignore[call-arg, arg-type]
-
-
-def _as_exception(index: int, failure: Failure) -> Exception:
-    if isinstance(failure.value, Exception):
-        return failure.value
-    stand_in = RuntimeError(
-        f"Deferred {index} ended with {failure}, which is not an error but a request "
-        "to stop. Look for who asked."
-    )
-    stand_in.__cause__ = failure.value
-    return stand_in
 
 
 class _Members(Deferred[T]):
@@ -131,8 +58,12 @@ class _Members(Deferred[T]):
                 member.addErrback(_consume)
 
     def _see(self, result: Any, index: int) -> Any:
-        if self._stopping and isinstance(result, Failure):
-            self._stopped |= isinstance(result.value, asyncio.CancelledError)
+        if isinstance(result, Failure):
+            if self._stopping:
+                self._stopped |= isinstance(result.value, asyncio.CancelledError)
+            if self._members:
+                # Already now, since it may be handed on in a moment.
+                self._members[index]._arm(result)
         self._note(result, index)
         return result
 
@@ -166,7 +97,8 @@ class DeferredList(_Members[T]):
 
     It fires when all have fired, with a list of `(True, value)` and `(False, failure)`
     in the order of the Deferreds; of none, with an empty list, at once. Each of them
-    keeps its own result, for its other callbacks.
+    keeps its own result, for its other callbacks; a failure that was handed on, in the
+    list or in a FirstError, is not reported as unhandled once more.
 
     Cancelling it cancels all that have not fired. When they have answered it fails
     with CancelledError; if it was too late to stop any, it fires as usual.
@@ -176,9 +108,9 @@ class DeferredList(_Members[T]):
         fire_on_one_callback: fire with `(value, index)` as soon as one succeeds. If
             none does, with the list.
         fire_on_one_errback: fail with FirstError as soon as one fails.
-        consume_errors: leave None in the place of each failure, so that nobody
-            reports it as unhandled. Always done for coroutines and futures, whose
-            Deferred nobody else has.
+        consume_errors: leave None in the place of each failure, so that those that
+            come too late are not reported either. Always done for coroutines and
+            futures, whose Deferred nobody else has.
 
     Raises:
         TypeError: one of the *deferreds* cannot be awaited.
@@ -214,6 +146,8 @@ class DeferredList(_Members[T]):
         self._on_errback = fire_on_one_errback
         self._missing = len(self._members)
         self._outcomes: list[tuple[bool, Any]] = [(False, None)] * self._missing
+        # The members' failures in our result, kept until somebody has received that.
+        self._unseen: list[_Guard] = []
         self._first: tuple[Failure, int] | None = None
         if self._missing:
             self._follow(consume_errors=consume_errors)
@@ -240,8 +174,50 @@ class DeferredList(_Members[T]):
         if self._stopped:
             return self._stopped_failure()
         if self._on_errback and self._first is not None:
+            self._hand_on(*self._first)
+            self._received()  # Else this very Deferred reports it.
             return Failure(FirstError(*self._first))
+        for index, (succeeded, result) in enumerate(self._outcomes):
+            if not succeeded:
+                self._hand_on(result, index)
         return self._outcomes
+
+    def _hand_on(self, failure: Failure, index: int) -> None:
+        guard = self._members[index]._guard
+        if guard is not None and guard.failure is failure:
+            self._unseen.append(guard)
+
+    def _received(self) -> None:
+        """Somebody has our result, and with it the failures that were handed on."""
+        for guard in self._unseen:
+            guard.seen = True
+        self._unseen.clear()
+
+    def _run(self, *, directly: bool = False) -> None:
+        self._received()  # There are callbacks.
+        super()._run(directly=directly)
+
+    def _mark_handled(self) -> None:
+        self._received()  # Another chain takes it over.
+        super()._mark_handled()
+
+    def result(self) -> T:
+        """Return the result without consuming it; its failures count as seen.
+
+        Raises:
+            asyncio.InvalidStateError: there is no result yet.
+            BaseException: the failure's exception, where the result is a failure.
+        """
+        result = super().result()
+        self._received()
+        return result
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        result = yield from super().__await__()
+        self._received()
+        return result
+
+    __iter__ = __await__
 
 
 def gatherResults(

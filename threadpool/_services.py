@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, ParamSpec
 
 from threadpool._at_home import AtHome
+from threadpool._require import requireCount
 from threadpool.descriptors import Descriptors
+from threadpool.events import PendingEvents
 from threadpool.pool import ThreadPool
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadpool.descriptors import Selectable
-    from threadpool.events import PendingEvents
 
 __all__ = ["Services"]
 
@@ -107,8 +108,8 @@ class Services(AtHome):
     def _watcher(self, verb: str) -> asyncio.AbstractEventLoop | None:
         home = self._adopt_if_here()
         if home is None:
-            self._before_the_loop(verb)
-            return None
+            place = self._before_the_loop(verb)
+            return place.loop if isinstance(place, PendingEvents) else None
         if home.loop is None:
             raise NotImplementedError(
                 f"{home!r} is not asyncio's loop, and the bridge asks no more of a "
@@ -129,6 +130,7 @@ class Services(AtHome):
             kwargs: its keyword arguments.
 
         Raises:
+            TypeError: *function* cannot be called, or is a coroutine function.
             PoolFull: the pool's bounds are reached.
         """
         self.getThreadPool().callInThread(function, *args, **kwargs)
@@ -147,8 +149,9 @@ class Services(AtHome):
         if pool is None:
             with self._lock:
                 if self._pool is None:
-                    self._pool = ThreadPool(0, self._threads, "reactor")
-                    self._pool.start()
+                    pool = ThreadPool(0, self._threads, "reactor")
+                    pool.start()  # Where that is forbidden there is no pool.
+                    self._pool = pool
                 pool = self._pool
         return pool
 
@@ -159,8 +162,10 @@ class Services(AtHome):
             size: threads at the most, at least 1.
 
         Raises:
+            TypeError: *size* is no whole number.
             ValueError: *size* is less than 1.
         """
+        requireCount(size, "size")
         if size < 1:
             raise ValueError(
                 f"A pool of {size} threads would never do anything. Choose 1 or more."

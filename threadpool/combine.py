@@ -6,13 +6,7 @@ there is no loop at all.
 
 from __future__ import annotations
 
-from threadpool._gather import (
-    DeferredList,
-    FailureGroup,
-    FirstError,
-    gatherResults,
-    race,
-)
+from threadpool._gather import DeferredList, gatherResults, race
 from threadpool._primitives import (
     DeferredLock,
     DeferredQueue,
@@ -20,6 +14,7 @@ from threadpool._primitives import (
     QueueOverflow,
     QueueUnderflow,
 )
+from threadpool._together import FailureGroup, FirstError
 
 __all__ = [
     "DeferredList",

@@ -130,6 +130,10 @@ class PendingEvents:
         """Whether the loop has ended and every event put now is refused."""
         return self._closed
 
+    def over(self) -> bool:
+        """Say whether the loop has ended, with or without a word to us."""
+        return self._closed or (self.loop is not None and self.loop.is_closed())
+
     def put(self, event: Event) -> None:
         """Queue *event* and wake the loop; from any thread.
 

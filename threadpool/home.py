@@ -7,6 +7,7 @@ ends: asyncio tells by `shutdown_asyncgens`, which `asyncio.run` calls.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from threading import get_ident
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import threadable
 from threadable import _switch
+from threadpool._future import awaiters
 from threadpool.error import WrongThread
 from threadpool.events import PendingEvents
 from threadpool.loops.asyncio import adopt
@@ -33,6 +35,8 @@ class _Here(threading.local):
     installed: PendingEvents | None = None
     # The loop that has told us of its end, but may still close what it has open.
     ending: weakref.ref[object] | None = None
+    # Of loops that have run here and are neither closed nor ended: they may again.
+    others: tuple[PendingEvents, ...] = ()
 
 
 _here = _Here()
@@ -130,8 +134,20 @@ def _uninstall(events: PendingEvents) -> None:
 
 
 def _adopt(loop: asyncio.AbstractEventLoop) -> PendingEvents:
+    others = [other for other in _here.others if not other.over()]
     if _here.events is not None:
-        _leave(_here.events)  # Its loop was closed without a word to us.
+        before = _here.events
+        _leave(before)
+        if not before.over():  # Else its loop was closed without a word to us.
+            others.append(before)
+    for events in others:
+        if events.loop is loop:
+            others.remove(events)
+            _here.others = tuple(others)
+            _here.events = events
+            _arrive(events)
+            return events
+    _here.others = tuple(others)
     ending = _here.ending is not None and _here.ending() is loop
     events = adopt(loop, None if ending else _note_the_end)
     events.when_closed = _leave
@@ -159,3 +175,22 @@ def _leave(events: PendingEvents) -> None:
     if _here.events is events:
         _here.events = None
         _switch.forget_io_thread()
+
+
+# What a forked child has of its parent's loops. Never freed: their finalizers would
+# speak to the parent.
+_parents: list[object] = []
+
+
+def _after_fork_in_child() -> None:
+    """Start the child at home nowhere: the loops of its parent are not its own."""
+    global _last  # noqa: PLW0603 - a cache
+    _parents.append((_here.events, _here.installed, _here.others, _last))
+    _last = _nowhere
+    _here.events = _here.installed = _here.ending = None
+    _here.others = ()
+    awaiters.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,11 +10,18 @@ bounded, idle threads retire, and a job that still waits can be cancelled.
 from __future__ import annotations
 
 import logging
+import math
 import threading
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 from threadable import _switch
 from threadpool._calls import CallWorker, logErrors, tell
+from threadpool._require import (
+    requireCallable,
+    requireCount,
+    requireDelay,
+    requirePlain,
+)
 from threadpool.crew import Crew
 from threadpool.error import PoolClosed, WrongThread
 from threadpool.failure import Failure
@@ -23,6 +30,7 @@ from threadpool.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
     from threadpool._deferred import Deferred
     from threadpool.stats import TeamStats
@@ -49,7 +57,8 @@ class ThreadPool:
 
     Work submitted before the first `start` waits for it. From `stop` or `close` to the
     next `start` all work is refused with PoolClosed, for nobody may ever start it
-    again. A pickled pool comes back with its bounds and its name, not started.
+    again. `async with pool:` starts it, and closes it at the end. A pickled pool comes
+    back with its bounds and its name, not started.
 
     Args:
         minthreads: threads that stay although there is nothing to do.
@@ -60,6 +69,7 @@ class ThreadPool:
         idle_seconds: how long a thread above the minimum waits for work.
 
     Raises:
+        TypeError: one of them is of another kind.
         ValueError: the bounds contradict each other.
 
     Source: `ThreadPool` of the 2002 paper; 5 and 20 are Twisted's figures.
@@ -75,6 +85,13 @@ class ThreadPool:
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         _check_bounds(minthreads, maxthreads, backlog)
+        if idle_seconds != math.inf:
+            requireDelay(idle_seconds, "idle_seconds")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(
+                f"The name is {name!r}, of type {type(name).__name__}. Pass a string; "
+                "backlog= and idle_seconds= are keywords."
+            )
         self.name = name or "ThreadPool"
         self._crew: Crew[Job[Any]] = Crew(
             self.name,
@@ -211,6 +228,18 @@ class ThreadPool:
         """Take no more work; threads end when what was taken is done. Any thread."""
         self._end(lambda: None)
 
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
     def _end(self, when_gone: Callable[[], None]) -> None:
         self._team.close(when_gone)
         _switch.pool_stopped(self)
@@ -235,6 +264,7 @@ class ThreadPool:
                 as soon as they have finished their job.
 
         Raises:
+            TypeError: one of them is no whole number.
             ValueError: the bounds contradict each other.
         """
         minimum = self.min if minthreads is None else minthreads
@@ -272,6 +302,7 @@ class ThreadPool:
             PoolFull or PoolClosed when the pool takes no work.
 
         Raises:
+            TypeError: *function* cannot be called.
             WrongThread: no event loop runs here.
 
         Source: `threads.deferToThreadPool` of Twisted.
@@ -284,6 +315,8 @@ class ThreadPool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Deferred[T]:
+        if not callable(function):  # Asked here: a call costs more than the question.
+            requireCallable(function, "deferToThread")
         team = self._team
         job = Job(here(), function, args, kwargs, team)
         try:
@@ -303,9 +336,11 @@ class ThreadPool:
             kwargs: its keyword arguments.
 
         Raises:
+            TypeError: *function* cannot be called, or is a coroutine function.
             PoolFull: as many jobs are unfinished as the bounds allow.
             PoolClosed: the pool was stopped or closed.
         """
+        requirePlain(function, "callInThread")
         self._submit(logErrors, function, args, kwargs)
 
     def callInThreadWithCallback(
@@ -325,9 +360,13 @@ class ThreadPool:
             kwargs: its keyword arguments.
 
         Raises:
+            TypeError: *function* cannot be called, or is a coroutine function.
             PoolFull: as many jobs are unfinished as the bounds allow.
             PoolClosed: the pool was stopped or closed.
         """
+        requirePlain(function, "callInThreadWithCallback")
+        if on_result is not None:
+            requireCallable(on_result, "callInThreadWithCallback")
         self._submit(tell, on_result, [function, args, kwargs])
 
     def _submit(self, function: Callable[..., object], *args: object) -> None:
@@ -338,12 +377,17 @@ class ThreadPool:
 
 
 def _check_bounds(minimum: int, maximum: int, backlog: int | None) -> None:
+    requireCount(minimum, "minimum")
+    requireCount(maximum, "maximum")
     if not 0 <= minimum <= maximum or maximum < 1:
         raise ValueError(
             f"A pool of {minimum} to {maximum} threads is not possible. Choose a "
             "minimum of 0 or more, and a maximum of 1 or more that is not below it."
         )
-    if backlog is not None and backlog < 0:
+    if backlog is None:
+        return
+    requireCount(backlog, "backlog")
+    if backlog < 0:
         raise ValueError(
             f"The backlog is {backlog}. It counts jobs that may wait: choose 0 or "
             "more, or None for no bound."

@@ -16,7 +16,7 @@ import os
 import threading
 from contextlib import nullcontext
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import TYPE_CHECKING, ParamSpec
 
 from threadpool import home as homes
 from threadpool._anteroom import Anteroom
@@ -27,6 +27,7 @@ from threadpool._require import requireCallable, requireDelay
 from threadpool._services import Services
 from threadpool._signals import stoppedBySignals
 from threadpool.delayed import DelayedCall
+from threadpool.descriptors import Descriptors
 from threadpool.error import (
     LoopClosed,
     ReactorAlreadyRunning,
@@ -69,7 +70,7 @@ class Reactor(Services):
     def running(self) -> bool:
         """Whether its loop runs, adopted or its own, and was not told to end."""
         home = self._home
-        if home is None or home.closed:
+        if home is None or home.over():
             return False
         return self._own is None or self._state == "running"
 
@@ -166,8 +167,8 @@ class Reactor(Services):
         self._adopt_if_here()
         if self.running:
             result = function(*args, **kwargs)
-            if result.__class__ is CoroutineType:  # Nobody else could run it.
-                fromCoroutine(cast("CoroutineType[Any, Any, Any]", result))
+            if isinstance(result, CoroutineType):  # Nobody else could run it.
+                fromCoroutine(result)
             return None
         return self.addSystemEventTrigger("after", "startup", function, *args, **kwargs)
 
@@ -188,7 +189,7 @@ class Reactor(Services):
             )
         if own is None:
             own = self._own = OwnLoop(kind)
-        if self._state != "running":
+        if self._state in ("new", "crashed"):
             resumed, self._state = self._state == "crashed", "running"
             own.loop.call_soon(self._begin, resumed)
         return own
@@ -230,10 +231,13 @@ class Reactor(Services):
                 await home.farewell()
             if pool is not None:
                 await pool.close()
-        finally:
-            self._state = "stopped"
-            if own is not None:
-                own.loop.stop()
+        except Exception:
+            _log.exception("The reactor could not end in good order")
+        # Not in a `finally`: given up at a second signal, this is over before it gets
+        # here, and the loop has another end to reach.
+        self._state = "stopped"
+        if own is not None:
+            own.loop.stop()
 
     # -- Starts and ends ---------------------------------------------------------------
 
@@ -326,6 +330,8 @@ def _after_fork_in_child() -> None:
     reactor._anteroom = Anteroom()
     reactor._met = []
     reactor._delayed.clear()
+    reactor._descriptors = Descriptors()  # The parent's are watched by the parent.
+    reactor._triggers = Triggers()
 
 
 if hasattr(os, "register_at_fork"):

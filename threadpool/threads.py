@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from threadpool._blocking import BlockingCall
+from threadpool._blocking import BlockingCall, requireReactor
+from threadpool._require import requirePlain
 from threadpool.reactor import reactor as _reactor
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def deferToThread(
         is never called. It fails with PoolFull when the pool's bounds are reached.
 
     Raises:
+        TypeError: *function* cannot be called.
         WrongThread: no event loop runs here.
     """
     return _reactor.getThreadPool()._defer(function, args, kwargs)
@@ -76,8 +78,10 @@ def deferToThreadPool(
         work.
 
     Raises:
+        TypeError: *function* cannot be called, or *reactor* is none of ours.
         WrongThread: no event loop runs here.
     """
+    requireReactor(reactor, "deferToThreadPool")
     reactor._adopt_if_here()
     return pool._defer(function, args, kwargs)
 
@@ -95,9 +99,13 @@ def callMultipleInThread(
         calls: of each function, its positional and its keyword arguments.
 
     Raises:
+        TypeError: one of them cannot be called, or is a coroutine function.
         PoolFull: the pool's bounds are reached.
     """
-    _reactor.callInThread(_call_all, list(calls))
+    calls = list(calls)
+    for function, _, _ in calls:
+        requirePlain(function, "callMultipleInThread")
+    _reactor.callInThread(_call_all, calls)
 
 
 def blockingCallFromThread(
@@ -109,8 +117,8 @@ def blockingCallFromThread(
 ) -> Any:
     """Call *function* on the loop's thread, and wait here for what comes of it.
 
-    For threads without a loop, workers of a pool among them. While no loop runs, it
-    waits for one.
+    For threads without a loop, workers of a pool among them. While there is no loop, it
+    waits for one, and says so in the log after a second.
 
     Args:
         reactor: whose loop to call it on.
@@ -128,7 +136,8 @@ def blockingCallFromThread(
         WrongThread: a loop runs in this thread, which would wait for itself.
         TimeoutError: there was no answer in time. The call is cancelled.
         LoopClosed: the loop ended before there was an answer.
-        TypeError: *function* has a parameter `timeout` of its own.
+        TypeError: *reactor* is none of ours, *function* cannot be called, or has a
+            parameter `timeout` of its own.
         BaseException: whatever *function* raised.
     """
     return BlockingCall(reactor, function, args, kwargs).wait(timeout)

@@ -516,7 +516,7 @@ def test_job_is_not_lost_when_the_last_worker_cannot_be_replaced(stage):
 
 
 def test_missing_threads_are_not_asked_for_all_the_time(stage, caplog):
-    """Without a thread to be had, the team asks again in a while, and says so rarely."""
+    """Without a thread to be had, the team asks again later, and says so rarely."""
     crew = stage(maximum=3)
     crew.submit("a")
     crew.workers[0].step()
