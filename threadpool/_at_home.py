@@ -10,8 +10,8 @@ import contextvars
 import functools
 import threading
 import weakref
-from types import CoroutineType
 from threading import get_ident
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from threadpool import home as homes

@@ -6,6 +6,7 @@ Source: `asFuture` and `fromFuture` of Twisted.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from threadpool._chain import LATER
@@ -78,6 +79,17 @@ def futureOf(
 
 def watchFuture(future: asyncio.Future[T]) -> Deferred[T]:
     """See `Deferred.fromFuture`."""
+    if inspect.iscoroutine(future):
+        future.close()  # Else Python warns, beside the error, that nobody awaited it.
+        raise TypeError(
+            f"fromFuture was given {future!r}, which is a coroutine. Use "
+            "ensureDeferred(coroutine), or Deferred.fromCoroutine."
+        )
+    if not asyncio.isfuture(future):
+        raise TypeError(
+            f"fromFuture was given {future!r}, which is no future of asyncio's. Pass a "
+            "future or a task; defer.succeed makes a Deferred of a value."
+        )
 
     def cancel(deferred: Deferred[T]) -> object:
         # What a task answers comes when it has ended; it may even be a value.

@@ -179,12 +179,7 @@ class _Runner:
             asyncio.get_running_loop().call_soon(self.wake)
             return LATER
         if not asyncio.isfuture(yielded):
-            return Failure(
-                RuntimeError(
-                    f"The coroutine awaited {yielded!r}, which is neither a Deferred "
-                    "nor a future. Await it under the framework it belongs to."
-                )
-            )
+            return Failure(_foreign(yielded))
         yielded._asyncio_future_blocking = False
         if yielded.done():
             return self.read(yielded)
@@ -259,6 +254,16 @@ def _without_our_frame(error: BaseException) -> BaseException:
     return error.with_traceback(tb.tb_next if tb else None)
 
 
+def _foreign(yielded: object) -> RuntimeError:
+    kind = type(yielded)
+    return RuntimeError(
+        f"The coroutine awaited {yielded!r}, a {kind.__module__}.{kind.__qualname__}, "
+        "which is neither a Deferred of the bridge nor a future of asyncio's. Await it "
+        "under the framework it belongs to; a Deferred of Twisted's becomes one of "
+        "ours with threadpool.loops.twisted.fromTwisted."
+    )
+
+
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
@@ -277,10 +282,10 @@ def fromCoroutine(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
         NotACoroutineError: *coroutine* is something else.
     """
     if not inspect.iscoroutine(coroutine) and not inspect.isgenerator(coroutine):
-        raise NotACoroutineError(
-            f"{coroutine!r} is not a coroutine. Call the async function first and "
-            "pass what it returns."
-        )
+        cure = "Call the async function first and pass what it returns."
+        if asyncio.isfuture(coroutine):
+            cure = "A future or a task becomes a Deferred with Deferred.fromFuture."
+        raise NotACoroutineError(f"{coroutine!r} is not a coroutine. {cure}")
     runner = _Runner(coroutine, gives_results=False)
     runner.start()
     return runner.deferred

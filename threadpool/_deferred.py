@@ -190,7 +190,15 @@ class Deferred(Chain[T]):
 
         Returns:
             This Deferred.
+
+        Raises:
+            TypeError: *other* is no Deferred.
         """
+        if not isinstance(other, Deferred):
+            raise TypeError(
+                f"chainDeferred was given {other!r}, which is no Deferred to be fired. "
+                "Pass one; a function is added with addCallback."
+            )
         # Not addCallbacks(other.callback, …): that would nest, and end at some depth.
         if self._callbacks is None:
             self._callbacks = []
@@ -219,6 +227,7 @@ class Deferred(Chain[T]):
             This Deferred.
 
         Raises:
+            TypeError: *seconds* is no number, or *clock* has no `callLater`.
             ValueError: *seconds* is negative or not finite.
         """
         from threadpool._timeout import limit  # It is built upon this room.
@@ -255,6 +264,9 @@ class Deferred(Chain[T]):
 
         Returns:
             A Deferred; cancelling it cancels *future*, whose answer it then waits for.
+
+        Raises:
+            TypeError: *future* is something else.
         """
         from threadpool._convert import watchFuture
 

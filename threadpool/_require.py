@@ -106,7 +106,7 @@ def requireClock(clock: Any, how: str) -> None:
 
     Args:
         clock: what was given.
-        how: how the call is to look.
+        how: a sentence on how the call is to look.
 
     Raises:
         TypeError: it has no `callLater`.
@@ -114,7 +114,7 @@ def requireClock(clock: Any, how: str) -> None:
     if not callable(getattr(clock, "callLater", None)):
         raise TypeError(
             f"The clock is {clock!r}, which has no callLater and so cannot measure "
-            f"time. Pass threadpool.reactor.reactor, or a testing.Clock: {how}."
+            f"time. Pass threadpool.reactor.reactor, or a testing.Clock. {how}"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
+from threadpool._require import requireClock
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def limit(
         from threadpool.reactor import reactor  # That room is built upon this floor.
 
         clock = reactor
+    else:
+        requireClock(clock, "Left out, it is the reactor: addTimeout(seconds).")
     timed_out = False
 
     def end() -> None:

@@ -46,6 +46,11 @@ HOLD_SECONDS: Final = 0.0005
 PASS_SECONDS: Final = 0.002
 
 
+# A pass that takes so long may sit in a callback that turns the loop itself, and
+# whatever arrives is handed to another pass.
+NESTED_SECONDS: Final = 0.01
+
+
 class Event(Protocol):
     """Something pending for the loop."""
 
@@ -111,6 +116,9 @@ class PendingEvents:
         # Written without a lock: two writers at once cost one needless wake, and a
         # pass looks at the queue once more after it has reset the flag.
         self._woken = False
+        # When the pass began that goes on, in seconds of time.monotonic(). Only under
+        # loops whose callbacks may turn the loop themselves, as modal dialogs do.
+        self._passing_since: float | None = None
         # When the oldest outcome held back was put; None when none is held back.
         self._held_since: float | None = None
         self._closed = False
@@ -232,7 +240,11 @@ class PendingEvents:
             # ones. At the next look it would be too late for the promised 1 ms.
             if held_since is None or now - held_since > HOLD_SECONDS / 4:
                 self._wake()
-        return bool(self._queue)
+        since = self._passing_since
+        if since is not None and self._queue and now - since > NESTED_SECONDS:
+            self._passing_since = now
+            self._wake()
+        return bool(self._queue) or since is not None
 
     def _refuse(self, event: Event) -> None:
         """Take back *event*, which was put after the end; unless it still happened."""
@@ -263,9 +275,13 @@ class PendingEvents:
         # What is put from here on waits for the next pass: events that put events
         # must not keep the loop from its timers.
         count = len(queue)
-        until = time.monotonic() + PASS_SECONDS
+        now = time.monotonic()
+        until = now + PASS_SECONDS
+        if self.loop is None:
+            outer, self._passing_since = self._passing_since, now
+            ticker.watch(self)
         try:
-            while count:
+            while count and queue:
                 count -= 1
                 try:
                     queue.popleft().happen()
@@ -274,6 +290,8 @@ class PendingEvents:
                 if not count & 7 and time.monotonic() > until:
                     break
         finally:  # Also when Ctrl-C ends this pass.
+            if self.loop is None:
+                self._passing_since = outer
             if queue:
                 self._soon(self._pass)
             else:

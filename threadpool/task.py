@@ -8,12 +8,14 @@ Source: the repeating events of the 2002 paper, and `twisted.internet.task`.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from threadpool._chain import LATER, cancelledError
 from threadpool._coroutine import maybeDeferred
 from threadpool._deferred import Deferred
+from threadpool._future import UNFIRED
+from threadpool._require import requireCallable, requireClock, requireDelay
+from threadpool.error import LoopClosed
 from threadpool.failure import Failure
 from threadpool.home import hereOrNone
 from threadpool.reactor import reactor
@@ -70,12 +72,16 @@ class LoopingCall:
         interval: seconds between two calls; None before the first `start`.
         running: whether it is going to call again.
 
+    Raises:
+        TypeError: *function* cannot be called.
+
     Source: `twisted.internet.task.LoopingCall`.
     """
 
     def __init__(
         self, function: Callable[..., object], *args: Any, **kwargs: Any
     ) -> None:
+        requireCallable(function, "LoopingCall")
         self._function = function
         self._args = args
         self._kwargs = kwargs
@@ -120,6 +126,7 @@ class LoopingCall:
 
         Raises:
             RuntimeError: it runs already, or its last call has not ended yet.
+            TypeError: *interval* is no number, or the clock cannot measure time.
             ValueError: *interval* is negative or not finite.
             WrongThread: the clock is a reactor, and no loop runs here.
         """
@@ -128,11 +135,8 @@ class LoopingCall:
                 f"{self!r} was started already, and what start() returned has not "
                 "fired yet. Stop it and wait for that, or make another one."
             )
-        if not 0 <= interval < math.inf:
-            raise ValueError(
-                f"The interval is {interval} seconds. Give a finite number that is 0 "
-                "or more."
-            )
+        requireDelay(interval, "interval")
+        requireClock(self.clock, "It is the attribute `clock`, set before start().")
         self._zero = self.clock.seconds()
         self._home = hereOrNone()
         if self._home is not None:
@@ -292,6 +296,31 @@ class LoopingCall:
         return f"<LoopingCall of {name}, {state}>"
 
 
+class _Later(Deferred[Any]):
+    """What `deferLater` returns: it hears of the end of the loop that it waits in."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: self.timer.cancel())
+        self.timer: Cancellable
+        self.steps = 0  # Of our own; what is there beyond them is somebody who waits.
+
+    def loopClosed(self, _: PendingEvents) -> None:
+        """Fail, for no timer goes off any more. Loop thread."""
+        if self._result is not UNFIRED:
+            return
+        self.timer.cancel()
+        steps = len(self._callbacks or ())
+        awaited = self._waiters is not None or steps > self.steps
+        self.errback(
+            LoopClosed(
+                "The event loop ended before the time of this delayed call had come. "
+                "Await it before the main coroutine returns, or cancel it there."
+            )
+        )
+        if not awaited:
+            self._mark_handled()  # A timer that nobody waits for just ends.
+
+
 def deferLater(
     clock: TimeSource,
     delay: float,
@@ -302,7 +331,7 @@ def deferLater(
     """Call *function* later, and return what comes of it as a Deferred.
 
     Args:
-        clock: a reactor, or anything else with `callLater`.
+        clock: a reactor, or anything else with `callLater`. It comes first.
         delay: seconds >= 0.
         function: anything quick, or something that returns a Deferred or a coroutine;
             None to let only time pass.
@@ -311,16 +340,27 @@ def deferLater(
 
     Returns:
         A Deferred of what it returns or raises; of None without a function. Cancelled
-        before the time has come, the call is never made.
+        before the time has come, the call is never made. When the loop ends before
+        that, it fails with LoopClosed.
 
     Raises:
+        TypeError: one of the arguments is of another kind.
         ValueError: *delay* is negative or not finite.
         WrongThread: the clock is a reactor, and no loop runs here.
 
     Source: `twisted.internet.task.deferLater`.
     """
-    deferred: Deferred[Any] = Deferred(lambda _: timer.cancel())
-    timer = clock.callLater(delay, deferred.callback, None)
+    requireClock(
+        clock, "The clock comes first: deferLater(reactor, seconds, function)."
+    )
+    if function is not None:
+        requireCallable(function, "deferLater")
+    deferred = _Later()
+    deferred.timer = clock.callLater(delay, deferred.callback, None)
+    home = hereOrNone()
+    if home is not None:
+        home.notify(deferred)
     if function is not None:
         deferred.addCallback(lambda _: maybeDeferred(function, *args, **kwargs))
+        deferred.steps = 1
     return deferred

@@ -10,7 +10,9 @@ import threading
 
 import pytest
 
-from threadpool import threads
+from threadpool import _blocking, threads
+from threadpool import home as homes
+from threadpool import reactor as reactor_module
 from threadpool.defer import CancelledError, Deferred, fail
 from threadpool.error import LoopClosed, PoolClosed, WrongThread
 from threadpool.pool import ThreadPool
@@ -28,6 +30,13 @@ def reactor(monkeypatch):
     yield made
     if made._pool is not None:
         made._pool.stop()
+
+
+@pytest.fixture
+def default(reactor, monkeypatch):
+    """This test's reactor, told of each loop that any room meets, as the default is."""
+    monkeypatch.setattr(homes, "arrivals", [reactor._arrived])
+    return reactor
 
 
 class Waiting(threading.Thread):
@@ -172,6 +181,189 @@ def test_function_with_a_timeout_of_its_own(reactor):
 
     with pytest.raises(TypeError, match=r"functools\.partial"):
         blockingCallFromThread(reactor, function)
+
+
+@pytest.mark.parametrize("wrong", [None, "a loop", Deferred])
+def test_no_reactor(wrong):
+    """What is no reactor of ours is refused before anything is posted to it."""
+    with pytest.raises(TypeError, match=r"Pass threadpool\.reactor\.reactor"):
+        blockingCallFromThread(wrong, int)
+    with pytest.raises(TypeError, match=r"Pass threadpool\.reactor\.reactor"):
+        threads.deferToThreadPool(wrong, None, int)
+
+
+def test_function_that_cannot_be_called(reactor):
+    """A coroutine instead of its function is refused, as is what nobody can call."""
+
+    async def work():
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="Pass the async function itself"):
+        blockingCallFromThread(reactor, work())
+    with pytest.raises(TypeError, match="cannot be called"):
+        blockingCallFromThread(reactor, None)
+    with pytest.raises(TypeError, match="The timeout is '1', of type str"):
+        blockingCallFromThread(reactor, int, timeout="1")
+
+
+# -- loops that only other rooms have met --------------------------------------------
+
+
+async def answer():
+    await asyncio.sleep(0)
+    return "answered"
+
+
+async def test_loop_that_only_a_pool_has_met(default):
+    """A worker of one's own pool may ask, although nobody used the reactor before."""
+    async with ThreadPool(0, 1, "mine") as pool:
+        call = functools.partial(blockingCallFromThread, default, answer, timeout=30)
+        assert await pool.deferToThread(call) == "answered"
+    assert default.running
+
+
+async def test_event_for_a_loop_that_only_a_pool_has_met(default):
+    """`callFromThread` of such a worker arrives, in the order of the calls."""
+    seen = []
+    over = asyncio.get_running_loop().create_future()
+
+    def work():
+        for number in range(3):
+            default.callFromThread(seen.append, number)
+        default.callFromThread(over.set_result, None)
+
+    async with ThreadPool(0, 1, "mine") as pool:
+        await pool.deferToThread(work)
+        async with asyncio.timeout(30):
+            await over
+    assert seen == [0, 1, 2]
+
+
+def test_loops_that_have_ended_are_not_adopted(default):
+    """Neither a closed loop nor one that was forgotten is posted to: the call waits."""
+
+    async def meet():
+        homes.here()
+
+    asyncio.run(meet())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(meet())
+    loop.close()  # Without a word.
+    assert default._living() == []
+    seen = []
+    default.callFromThread(seen.append, 1)
+    assert seen == []
+    assert default._home is None
+
+    async def main():
+        homes.here()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert seen == [1]
+
+
+def test_loop_that_runs_is_preferred(default):
+    """Of several loops that were met a thread's event goes to one that runs."""
+    still = asyncio.new_event_loop()
+    ready, over = threading.Event(), threading.Event()
+    seen = []
+
+    async def meet():
+        homes.here()
+
+    async def serve():
+        homes.here()
+        ready.set()
+        await asyncio.to_thread(over.wait, 30)
+
+    def note():
+        seen.append(threading.get_ident())
+        over.set()
+
+    still.run_until_complete(meet())
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    ident = thread.ident
+    ready.wait(30)
+    default.callFromThread(note)
+    thread.join(30)
+    still.run_until_complete(still.shutdown_asyncgens())
+    still.close()
+    assert seen == [ident]
+
+
+async def test_delayed_call_in_a_worker(default):
+    """A worker of a pool cannot make a delayed call: no loop will ever run there."""
+    async with ThreadPool(0, 1, "mine") as pool:
+        with pytest.raises(WrongThread, match="callFromThread"):
+            await pool.deferToThread(default.callLater, 0, int)
+
+
+def test_fork_forgets_the_loops_that_were_met(monkeypatch):
+    """A forked child does not post to its parent's loops."""
+    reactor = Reactor()
+    monkeypatch.setattr(reactor_module, "reactor", reactor)
+
+    async def main():
+        reactor._meet(homes.here())
+        assert reactor._living()
+        reactor_module._after_fork_in_child()
+        assert reactor._living() == []
+
+    asyncio.run(main())
+
+
+def test_no_loop_is_said(reactor, caplog, monkeypatch):
+    """A call that waits while there is no loop at all says so once, at WARNING."""
+    monkeypatch.setattr(_blocking, "LOOK_SECONDS", 0.001)
+    with pytest.raises(TimeoutError, match="knows of no event loop"):
+        blockingCallFromThread(reactor, int, timeout=0.05)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "waits for an event loop" in caplog.text
+    assert "on the loop's own thread" in caplog.text
+
+
+async def test_busy_loop_is_not_called_missing(default, caplog, monkeypatch):
+    """A loop that was met and has no time yet is not said to be missing."""
+    monkeypatch.setattr(_blocking, "LOOK_SECONDS", 0.001)
+    homes.here()
+    thread = Waiting(default, int, timeout=0.02)
+    thread.start()
+    thread.join(30)  # The loop stands still.
+    assert isinstance(thread.outcome, TimeoutError)
+    assert "find out what keeps the loop" in str(thread.outcome)
+    assert caplog.records == []
+
+
+def test_ended_loop_wins_over_the_timeout(reactor):
+    """After the loop has ended it is LoopClosed, however short the timeout was."""
+
+    async def main():
+        reactor.seconds()
+
+    asyncio.run(main())
+    seen = []
+    with pytest.raises(LoopClosed):
+        blockingCallFromThread(reactor, seen.append, 1, timeout=0.01)
+
+    asyncio.run(main())  # Nor is it called when the next one comes.
+    assert seen == []
+
+
+def test_error_of_giving_up_hides_nothing(reactor, monkeypatch, expect_errors):
+    """Where a call cannot even be cancelled, what ended the wait is still raised."""
+    posts = iter([None])
+
+    def post(_):
+        for answer in posts:
+            return answer
+        raise RuntimeError("nothing can be posted")
+
+    monkeypatch.setattr(reactor, "_post", post)
+    with pytest.raises(TimeoutError):
+        blockingCallFromThread(reactor, int, timeout=0.01)
+    assert "could not be cancelled" in expect_errors[0].getMessage()
 
 
 # -- timeouts and ends ---------------------------------------------------------------

@@ -23,6 +23,7 @@ from threadpool.defer import (
     Failure,
     ensureDeferred,
     fail,
+    flushUnhandled,
     succeed,
 )
 
@@ -197,6 +198,83 @@ def test_errors_not_consumed_are_reported(expect_errors):
     DeferredList([fail(KeyError("mine"))])
     gc.collect()
     assert ["mine" in record.getMessage() for record in expect_errors] == [True]
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("how", ["await", "callback", "result", "chain"])
+def test_failures_that_were_handed_on(how, early):
+    """A failure in the list that somebody receives is not reported once more."""
+    members = some(2)
+
+    def fire():
+        members[0].errback(KeyError("handed on"))
+        members[1].callback(1)
+
+    if early:
+        fire()
+    everything = DeferredList(members)
+    received = []
+
+    async def wait():
+        received.append(await everything)
+
+    if how == "await":
+        ensureDeferred(wait())
+    elif how == "callback":
+        everything.addCallback(received.append)
+    elif how == "chain":
+        succeed(0).addCallback(lambda _: everything).addCallback(received.append)
+    if not early:
+        fire()
+    if how == "result":
+        received.append(everything.result())
+    assert received[0][0][1].check(KeyError)
+    assert flushUnhandled() == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_failure_in_a_first_error(early):
+    """A failure that a FirstError hands on is not reported beside it."""
+    member = Deferred()
+    if early:
+        member.errback(KeyError("handed on"))
+    everything = gatherResults([Deferred(), member])
+    if not early:
+        member.errback(KeyError("handed on"))
+    seen = []
+    everything.addErrback(seen.append)
+    assert seen[0].value.subFailure.check(KeyError)
+    assert flushUnhandled() == []
+
+
+def test_unhandled_first_error_is_reported_once(expect_errors):
+    """Where nobody handles the FirstError, it alone is reported."""
+    gatherResults([fail(KeyError("mine"))])
+    gc.collect()
+    assert ["FirstError" in record.getMessage() for record in expect_errors] == [True]
+
+
+def test_failures_after_the_first_are_reported(expect_errors):
+    """What fails when the FirstError is out already was handed on to nobody."""
+    members = some(2)
+    everything = gatherResults(members)
+    members[0].errback(KeyError("first"))
+    members[1].errback(KeyError("second"))
+    everything.addErrback(lambda _: None)
+    members.clear()
+    gc.collect()
+    assert ["second" in record.getMessage() for record in expect_errors] == [True]
+
+
+def test_another_failure_of_a_member_is_its_own(expect_errors):
+    """What a member's later callback raises is reported: nobody was handed that."""
+    member = fail(KeyError("handed on"))
+    everything = DeferredList([member])
+    everything.addCallback(lambda _: None)
+    member.addErrback(lambda _: {}["of its own"])
+    del member, everything
+    gc.collect()
+    assert ["of its own" in record.getMessage() for record in expect_errors] == [True]
 
 
 def test_a_member_twice():

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import threading
 
 import pytest
 
-from threadpool import home
+from threadpool import home, loops
 from threadpool.defer import (
     Deferred,
     ensureDeferred,
@@ -359,3 +360,33 @@ def python(code):
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def test_callback_that_turns_the_loop_itself():
+    """Under a GUI, a modal dialog opened in a callback still gets its answers."""
+    turns = queue.SimpleQueue()
+
+    class Gui:
+        def post(self, function):
+            turns.put(function)
+
+        def later(self, seconds, function):
+            raise NotImplementedError
+
+    events = loops.install(Gui())
+    pool = ThreadPool(0, 1)
+    pool.start()
+    seen = []
+
+    def dialog(value):
+        seen.append(value)
+        pool.deferToThread(int, "2").addCallback(seen.append)
+        while len(seen) < 2:
+            turns.get(timeout=20)()
+
+    pool.deferToThread(int, "1").addCallback(dialog)
+    while len(seen) < 2:
+        turns.get(timeout=20)()
+    assert seen == [1, 2]
+    pool.stop()
+    events.close()
