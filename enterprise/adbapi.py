@@ -9,19 +9,30 @@ Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enterprise import jobs
 from enterprise.interaction import Interaction, Terms, WithConnection
+from enterprise.lease import Lease
+from enterprise.leasing import LeasedTransaction
+from enterprise.ledger import Ledger
 from enterprise.office import Office
 from enterprise.options import Options
+from enterprise.refusals import (
+    requireOwnNames,
+    requirePlain,
+    requireSeconds,
+    requireStatement,
+)
+from enterprise.retry import requireRepeatable
 from enterprise.source import driverFor
 from threadpool.home import here, hereOrNone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from enterprise.jobs import DatabaseJob
+    from enterprise.retry import RetryPolicy
     from enterprise.rows import Result
     from enterprise.stats import PoolStats
     from threadpool.defer import Deferred
@@ -29,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool"]
 
 T = TypeVar("T")
+
+# The words that runInteraction keeps for itself.
+_OURS = ("isolation", "readonly", "deferrable", "retry", "timeout")
 
 
 class ConnectionPool:
@@ -61,6 +75,7 @@ class ConnectionPool:
         )
         self._office = Office(self.driver, options)
         self.name = self._office.name
+        self._ledger = Ledger(self.name)
 
     @property
     def paramstyle(self) -> str:
@@ -70,7 +85,12 @@ class ConnectionPool:
     # -- Statements ---------------------------------------------------------------
 
     def runQuery(
-        self, statement: str, params: Any = None, *, write: bool = False
+        self,
+        statement: str,
+        params: Any = None,
+        *,
+        write: bool = False,
+        timeout: float | None = None,
     ) -> Deferred[list[Any]]:
         """Run one statement and return its rows.
 
@@ -79,27 +99,34 @@ class ConnectionPool:
             params: a sequence or a mapping of values; None for none.
             write: with SQLite, run it on the writer at once. A statement that turns
                 out to write gets there anyway, a little later.
+            timeout: seconds for everything, from this call to the answer; None for
+                `cp_query_timeout`.
 
         Returns:
             A Deferred of the list of rows, each a tuple; empty for a statement that
             gives no rows. It fails with the driver's own exception for what is wrong
-            with the statement, with ConnectFailed, PoolFull or PoolClosed.
+            with the statement, with ConnectFailed, ConnectionLost, PoolTimeout,
+            QueryTimeout, NestedAcquire, PoolFull or PoolClosed.
 
         Raises:
             WrongThread: no event loop runs here.
             TypeError: *statement* is not a string.
+            ValueError: *timeout* is not a finite number above 0.
         """
-        _require_statement(statement)
-        crew = self._office.writer if write else self._office.reader
-        job = jobs.Query(here(), None, (statement, params), None, crew.team)
-        return self._office.submit(job)
+        requireStatement(statement)
+        team = (self._office.writer if write else self._office.reader).team
+        job = jobs.Query(here(), None, (statement, params), None, team)
+        return self._submit(job, timeout)
 
-    def runOperation(self, statement: str, params: Any = None) -> Deferred[None]:
+    def runOperation(
+        self, statement: str, params: Any = None, *, timeout: float | None = None
+    ) -> Deferred[None]:
         """Run one statement for its effect; it is committed by itself.
 
         Args:
             statement: SQL, with placeholders in the driver's own style.
             params: a sequence or a mapping of values; None for none.
+            timeout: as for `runQuery`.
 
         Returns:
             A Deferred of None; it fails as that of `runQuery`.
@@ -107,15 +134,20 @@ class ConnectionPool:
         Raises:
             WrongThread: no event loop runs here.
             TypeError: *statement* is not a string.
+            ValueError: *timeout* is not a finite number above 0.
         """
-        _require_statement(statement)
-        job = jobs.Operation(
-            here(), None, (statement, params), None, self._office.writer.team
-        )
-        return self._office.submit(job)
+        requireStatement(statement)
+        team = self._office.writer.team
+        job = jobs.Operation(here(), None, (statement, params), None, team)
+        return self._submit(job, timeout)
 
     def runResult(
-        self, statement: str, params: Any = None, *, write: bool = False
+        self,
+        statement: str,
+        params: Any = None,
+        *,
+        write: bool = False,
+        timeout: float | None = None,
     ) -> Deferred[Result]:
         """Run one statement and return all that the driver tells about it.
 
@@ -123,6 +155,7 @@ class ConnectionPool:
             statement: SQL, with placeholders in the driver's own style.
             params: a sequence or a mapping of values; None for none.
             write: as for `runQuery`.
+            timeout: as for `runQuery`.
 
         Returns:
             A Deferred of a Result: rows, column names, rowcount, lastrowid.
@@ -130,17 +163,19 @@ class ConnectionPool:
         Raises:
             WrongThread: no event loop runs here.
             TypeError: *statement* is not a string.
+            ValueError: *timeout* is not a finite number above 0.
         """
-        _require_statement(statement)
-        crew = self._office.writer if write else self._office.reader
-        job = jobs.WholeResult(here(), None, (statement, params), None, crew.team)
-        return self._office.submit(job)
+        requireStatement(statement)
+        team = (self._office.writer if write else self._office.reader).team
+        job = jobs.WholeResult(here(), None, (statement, params), None, team)
+        return self._submit(job, timeout)
 
-    def runScript(self, text: str) -> Deferred[None]:
+    def runScript(self, text: str, *, timeout: float | None = None) -> Deferred[None]:
         """Run several statements in one text, all or none.
 
         Args:
             text: statements separated by semicolons, without parameters.
+            timeout: as for `runQuery`.
 
         Returns:
             A Deferred of None.
@@ -148,19 +183,24 @@ class ConnectionPool:
         Raises:
             WrongThread: no event loop runs here.
             TypeError: *text* is not a string.
+            ValueError: *timeout* is not a finite number above 0.
         """
-        _require_statement(text)
+        requireStatement(text)
         job = jobs.Script(here(), None, (text,), None, self._office.writer.team)
-        return self._office.submit(job)
+        return self._submit(job, timeout)
 
-    # -- Functions --------------------------------------------------------------------
+    # -- Transactions ------------------------------------------------------------------
 
     def runInteraction(
         self,
         function: Callable[..., T],
         /,
         *args: Any,
+        isolation: str | None = None,
         readonly: bool = False,
+        deferrable: bool | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
         **kwargs: Any,
     ) -> Deferred[T]:
         """Call *function* in a worker, inside one transaction.
@@ -172,9 +212,17 @@ class ConnectionPool:
             function: a plain function, called as `function(txn, *args, **kwargs)`;
                 see `enterprise.transaction.Transaction`.
             args: its further positional arguments.
+            isolation: "read committed", "repeatable read" or "serializable"; None for
+                the database's default.
             readonly: begin a transaction that cannot write; with SQLite it then runs
                 beside others, on a reader.
-            kwargs: its keyword arguments.
+            deferrable: with PostgreSQL, let a read-only serializable transaction
+                rather wait than fail.
+            retry: call the function again after a failure that is nobody's fault; None
+                for never.
+            timeout: seconds for everything, repetitions included; None for
+                `cp_query_timeout`.
+            kwargs: the function's keyword arguments.
 
         Returns:
             A Deferred of what the function returns.
@@ -182,12 +230,28 @@ class ConnectionPool:
         Raises:
             WrongThread: no event loop runs here.
             TypeError: *function* is async or a generator: its transaction would end
-                before it began. Also when it has a parameter named as one of ours.
+                before it began. Also when it has a parameter named as one of ours, or
+                gets an iterator and might be called twice.
+            ValueError: an isolation level or a timeout makes no sense.
         """
-        return self._interact(Interaction, function, args, kwargs, readonly)
+        requirePlain(function)
+        requireOwnNames(function, "runInteraction", _OURS)
+        if retry is not None:
+            requireRepeatable(function, args, kwargs)
+        terms = Terms(readonly, isolation, deferrable)
+        crew = self._office.reader if readonly else self._office.writer
+        job: Interaction[T] = Interaction(
+            here(), function, args, kwargs, crew.team, terms=terms, retry=retry
+        )
+        return self._submit(job, timeout)
 
     def runWithConnection(
-        self, function: Callable[..., T], /, *args: Any, **kwargs: Any
+        self,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Deferred[T]:
         """Call *function* with a connection, inside one transaction.
 
@@ -195,6 +259,7 @@ class ConnectionPool:
             function: a plain function, called as `function(connection, *args,
                 **kwargs)`; see `enterprise.transaction.Connection`.
             args: its further positional arguments.
+            timeout: as for `runInteraction`.
             kwargs: its keyword arguments.
 
         Returns:
@@ -202,25 +267,75 @@ class ConnectionPool:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *function* is async or a generator.
+            TypeError: *function* is async or a generator, or has a parameter that is
+                ours.
+            ValueError: *timeout* is not a finite number above 0.
         """
-        return self._interact(WithConnection, function, args, kwargs, False)
+        requirePlain(function)
+        requireOwnNames(function, "runWithConnection", ("timeout",))
+        team = self._office.writer.team
+        job: WithConnection[T] = WithConnection(
+            here(), function, args, kwargs, team, terms=Terms()
+        )
+        return self._submit(job, timeout)
 
-    def _interact(
+    def transaction(
         self,
-        kind: type[Interaction[Any]],
-        function: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        readonly: bool,
-    ) -> Deferred[T]:
-        _require_plain(function)
-        if kind is Interaction:
-            _require_own_names(function)
+        *,
+        isolation: str | None = None,
+        readonly: bool = False,
+        deferrable: bool | None = None,
+        timeout: float | None = None,
+    ) -> LeasedTransaction:
+        """Borrow a worker for an `async with` block, which is one transaction.
+
+        Each statement is a hop to the worker and back, and the worker is nobody
+        else's until the block ends: `runInteraction` is faster and holds it shorter.
+
+        Args:
+            isolation: as for `runInteraction`.
+            readonly: as for `runInteraction`.
+            deferrable: as for `runInteraction`.
+            timeout: seconds for the whole block, from its beginning on; None for
+                `cp_query_timeout`.
+
+        Returns:
+            What `async with` takes; it gives a LeasedTransaction.
+
+        Raises:
+            WrongThread: no event loop runs here.
+            ValueError: an isolation level or a timeout makes no sense.
+        """
+        requireSeconds(timeout)
         crew = self._office.reader if readonly else self._office.writer
-        terms = Terms(readonly=readonly)
-        job = kind(here(), function, args, kwargs, crew.team, terms=terms)
+        lease = Lease(here(), crew.team, Terms(readonly, isolation, deferrable))
+        lease.timeout = timeout
+        leak_seconds = getattr(self.options, "cp_leak", 60)
+        return LeasedTransaction(lease, self._lend, leak_seconds)
+
+    def _submit(self, job: DatabaseJob[T], timeout: float | None) -> Deferred[T]:
+        if timeout is not None:
+            requireSeconds(timeout)
+            job.timeout = timeout
+        ledger = self._ledger
+        if ledger.lent or job.team._blocked:
+            refusal = ledger.refusal(job)
+            if refusal is not None:
+                job.errback(refusal)
+                return job
+            if job.movable and ledger.closes(self._office.writer.team):
+                job.movable = False  # The writer would never come to it.
         return self._office.submit(job)
+
+    def _lend(self, lease: Lease) -> None:
+        ledger = self._ledger
+        refusal = ledger.refusal(lease)
+        if refusal is not None:
+            lease.errback(refusal)
+            return
+        self._office.submit(lease)
+        ledger.lend(lease)
+        lease.addBoth(ledger.returned, lease)
 
     # -- Life ------------------------------------------------------------------------
 
@@ -269,46 +384,3 @@ class ConnectionPool:
             f"<ConnectionPool {self.driver.name!r} {self._office.state}, "
             f"{stats.busy} busy, {stats.idle} idle, {stats.waiting} waiting>"
         )
-
-
-def _require_statement(statement: object) -> None:
-    if not isinstance(statement, str):
-        raise TypeError(
-            f"The statement is {type(statement).__name__}, not a string. Pass SQL as "
-            "text, and values as the parameters after it."
-        )
-
-
-def _require_own_names(function: object) -> None:
-    """Refuse functions that would never get their argument, since we take it."""
-    code = getattr(function, "__code__", None)  # A partial has none, and is the cure.
-    if code is None:
-        return
-    theirs = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    if "readonly" in theirs:
-        raise TypeError(
-            f"{function!r} has a parameter 'readonly', and runInteraction takes that "
-            "word itself. Bind it: functools.partial(function, readonly=...)."
-        )
-
-
-def _require_plain(function: object) -> None:
-    """Refuse functions whose work would be done after the transaction's end."""
-    called: Any = getattr(function, "func", function)  # functools.partial
-    if not callable(called):
-        raise TypeError(
-            f"{function!r} cannot be called. Pass a function that takes the "
-            "transaction as its first argument."
-        )
-    method = called if inspect.isroutine(called) else type(called).__call__
-    for kind, is_kind in (
-        ("a coroutine function", inspect.iscoroutinefunction),
-        ("an async generator function", inspect.isasyncgenfunction),
-        ("a generator function", inspect.isgeneratorfunction),
-    ):
-        if is_kind(called) or is_kind(method):
-            raise TypeError(
-                f"{function!r} is {kind}: it would return before it has done "
-                "anything, and its transaction would be over. Pass a plain function; "
-                "it runs in a thread of its own and may block."
-            )

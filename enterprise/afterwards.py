@@ -58,9 +58,7 @@ class Afterwards:
         # Only ever appended to, so that the loop and the worker need no lock.
         self._notes: list[_Note] = []
 
-    def note(
-        self, function: Callable[..., object], args: tuple[Any, ...], *, on_commit: bool
-    ) -> None:
+    def note(self, function: Any, args: tuple[Any, ...], *, on_commit: bool) -> None:
         """Remember *function*.
 
         Args:

@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import math
 import threading
 import time
 import weakref
@@ -71,9 +72,6 @@ class Terms:
 
     def begin(self, driver: Driver, raw: Any) -> None:
         """Begin a transaction like this. Worker's thread."""
-        if self.isolation is None and self.deferrable is None:
-            driver.begin(raw, readonly=self.readonly)
-            return
         driver.begin(
             raw,
             readonly=self.readonly,
@@ -212,7 +210,7 @@ class Interaction(InTransaction[T]):
                 pause = next(pauses, None)
                 if pause is None or not self._may_repeat(policy, driver, raw, error):
                     raise
-                if self.deadline and time.monotonic() + pause >= self.deadline:
+                if time.monotonic() + pause >= self._latest():
                     raise
                 _log.debug("An interaction is repeated in %.3f s: %r", pause, error)
             else:
@@ -232,6 +230,13 @@ class Interaction(InTransaction[T]):
             and (worker is None or worker.ready)
             and policy.covers(error)
         )
+
+    def _latest(self) -> float:
+        """Return when its time is over; `deadline` may not have been set yet."""
+        limit, worker = self.timeout, self.worker
+        if limit is None and worker is not None:
+            limit = worker.office.options.cp_query_timeout
+        return math.inf if limit is None else self.queued_at + limit
 
     def _pause(self, seconds: float) -> None:
         if self._stopped is not None:
@@ -274,7 +279,7 @@ def _require_transaction(
             "on as if nothing had happened; everything was rolled back. Let the "
             "error pass, or wrap what may fail in txn.savepoint()."
         ) from handle.trouble
-    if state is TransactionState.NONE:
+    if state is TransactionState.NONE or handle._ended:
         raise TransactionEnded(
             "The transaction was over before the function returned, so there was "
             "nothing to commit. An error or a COMMIT of its own ended it; leave "

@@ -12,6 +12,7 @@ import time
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from enterprise.errors import ConnectionLost
 from enterprise.rows import Result
 from threadpool import ticker
 from threadpool._chain import LATER, cancelledError
@@ -44,6 +45,15 @@ T = TypeVar("T")
 # A cancel that reaches the database between two statements, or just before the first,
 # stops nothing. It is sent again after this time, then after twice as long, and so on.
 AGAIN_SECONDS = 0.02
+
+_FATES = {
+    "not_sent": "Nothing was sent; try again.",
+    "rolled_back": "Its transaction was not committed; try again if you want it done.",
+    "committed": "The work was committed before.",
+    "unknown": (
+        "Whether the work was committed is not known; look before you do it again."
+    ),
+}
 
 # Statements that change nothing; a function that writes may hide in a SELECT, which is
 # then the caller's to know.
@@ -170,12 +180,13 @@ class DatabaseJob(Job[T]):
         self.halt()
         worker = self.worker
         now = time.monotonic()
-        if worker is not None and now - since >= worker.office.grace * (measures + 1):
-            measures += 1
-            if measures == 1:
+        if worker is not None:
+            grace = worker.office.grace
+            if not measures and now - since >= grace:
+                measures = 1
                 worker.office.sever(worker, self)
-            else:
-                worker.release(self)
+            elif measures and now - worker.severed_at >= grace:
+                worker.office.release(worker, self)
                 return
         again = functools.partial(self._pursue, since, min(pause * 2, 0.5), measures)
         ticker.alarm(now + pause, again)
@@ -199,6 +210,23 @@ class DatabaseJob(Job[T]):
     def stopped(self) -> BaseException:
         """Make what a caller gets whose job was stopped."""
         return self.stop_error or cancelledError(self._cancel_message)
+
+    def lostWith(self, driver: Driver, error: BaseException | None) -> ConnectionLost:
+        """Make what a caller gets whose connection was lost.
+
+        Args:
+            driver: for its name.
+            error: what the driver said; None where it said nothing.
+        """
+        fate = self.fate()
+        said = "it does not answer" if error is None else str(error).rstrip(".?! \n")
+        lost = ConnectionLost(
+            f"The connection to {driver.name} was lost: {said}. {_FATES[fate]} "
+            "The pool replaces it by itself.",
+            fate,
+        )
+        lost.__cause__ = error
+        return lost
 
     def fate(self) -> Outcome:
         """Say what is known of this job's work when its connection ends now."""

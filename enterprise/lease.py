@@ -16,10 +16,10 @@ from asyncio import CancelledError
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from enterprise.calls import Clerk
 from enterprise.errors import DatabaseBridgeError, TransactionEnded
-from enterprise.interaction import InTransaction, Terms
-from enterprise.jobs import DatabaseJob
-from enterprise.transaction import Transaction
+from enterprise.interaction import InTransaction
+from threadpool import crew as _crew  # noqa: F401 - its exit hook is to be there first
 from threadpool._chain import LATER
 from threadpool.defer import Deferred
 from threadpool.error import LoopClosed
@@ -27,14 +27,15 @@ from threadpool.failure import Failure
 from threadpool.job import QUEUED, JobState, failureOf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from enterprise.calls import LeaseCall
     from enterprise.drivers.base import Driver
-    from enterprise.worker import ConnectionWorker, LaneOffice
+    from enterprise.interaction import Terms
+    from enterprise.transaction import Transaction
+    from enterprise.worker import ConnectionWorker
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
-__all__ = ["Lease", "LeaseCall", "NestedAcquire"]
+__all__ = ["Lease", "NestedAcquire"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,107 +50,8 @@ class NestedAcquire(DatabaseBridgeError):
     """The call would wait for a connection that its own caller holds, for ever."""
 
 
-class _Undo(Exception):  # noqa: N818 - no error: it was asked for
+class _Undo(Exception):
     """Leave the transaction by a rollback."""
-
-
-class LeaseCall(DatabaseJob[T]):
-    """One thing to do in a lease.
-
-    Args:
-        lease: where.
-        function: called on the worker's thread as `function(txn, *args)`, with the
-            cursor that an interaction would get.
-        args: its further arguments.
-        binding: it must be done although its caller was cancelled.
-    """
-
-    __slots__ = ("binding", "lease")
-
-    def __init__(
-        self,
-        lease: Lease,
-        function: Callable[..., T],
-        args: tuple[Any, ...],
-        *,
-        binding: bool = False,
-    ) -> None:
-        super().__init__(lease.home, function, args, {}, lease.team)  # type: ignore[arg-type]  # a lease has a home
-        self.lease = lease
-        self.binding = binding
-
-    def happen(self) -> None:
-        """Fire, and let the lease know. Loop thread."""
-        try:
-            super().happen()
-        finally:
-            self.lease.settled(self)
-
-    def unclaimed(self) -> bool:
-        """Say whether it failed, and nobody has looked. Loop thread."""
-        guard = self._guard
-        return guard is not None and not guard.seen and guard.failure is not None
-
-    def drop(self, error: Exception) -> None:
-        """Fail with *error* instead of being done, or of going on. Loop thread."""
-        if self.called:
-            return
-        if self.lease.withdraw(self):
-            self.errback(error)
-            self.lease.settled(self)
-        else:
-            self.stop_error = error
-            self.pursue()
-
-    def _stop(self) -> object:
-        if self.binding:
-            self._late_cancel = True
-            return LATER
-        if self.lease.withdraw(self):
-            self.clear()
-            self.context = None
-            self.lease.settled(self)
-            return None
-        return self.stopRunning()
-
-
-class _Clerk:
-    """The worker as one call of its lease sees it: what stops is this call, or nothing.
-
-    Source: what `DatabaseJob` asks of its worker.
-    """
-
-    def __init__(self, lease: Lease, worker: ConnectionWorker) -> None:
-        self.office: LaneOffice = worker.office
-        self._lease = lease
-        self._worker = worker
-
-    def cancel(self, call: LeaseCall[Any]) -> None:
-        """Stop *call* if it still runs. The canceller's thread."""
-        with self._lease.gate:  # The worker waits here before it goes on.
-            if self._lease.current is call:
-                self._worker.cancel(self._lease)
-
-    def sever(self, call: LeaseCall[Any]) -> None:
-        """Cut the connection off if *call* still runs. The canceller's thread."""
-        with self._lease.gate:
-            if self._lease.current is call:
-                self._worker.sever(self._lease)
-
-    def release(self, call: LeaseCall[Any]) -> None:
-        """Tell everybody who waits for this lease that *call* cannot be stopped."""
-        lease = self._lease
-        with lease.gate:
-            if lease.current is not call or call.home is None:
-                return
-            call.released = True
-        call.home.fire(call, Failure(call.stopped()))
-        lease.stop_error = TransactionEnded(
-            "A statement of this transaction could not be stopped, so its connection "
-            "was given up; nothing of it is committed. Do it all again."
-        )
-        lease.cancel_wanted = True
-        self._worker.release(lease)
 
 
 class _Opened:
@@ -170,8 +72,8 @@ class _Opened:
 class Lease(InTransaction[None]):
     """A worker lent to a caller, in one transaction.
 
-    Its own Deferred always fires with None, when the worker has been given back; what
-    went wrong stands in `error`.
+    Its own Deferred fires with None when the worker has been given back; what went
+    wrong stands in `error`. It only fails where it was itself cancelled.
 
     Args:
         home: the caller's loop.
@@ -269,8 +171,12 @@ class Lease(InTransaction[None]):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
-    async def settle(self) -> BaseException | None:
-        """Wait for all calls, and return the first error that nobody has seen."""
+    async def settle(self) -> None:
+        """Wait for all calls.
+
+        Raises:
+            BaseException: the first error that nobody has seen.
+        """
         while self._pending:
             if self._drained is None or self._drained.called:
                 self._drained = Deferred()
@@ -278,7 +184,9 @@ class Lease(InTransaction[None]):
             await self._drained
         failed, self._failed = self._failed, []
         errors = [call.exception() for call in failed if call.unclaimed()]
-        return errors[0] if errors else None
+        for error in errors:
+            if error is not None:
+                raise error
 
     async def commit(self) -> None:
         """Commit, and wait until that is done and the worker given back.
@@ -302,8 +210,6 @@ class Lease(InTransaction[None]):
             call.drop(error)
         self._calls.put(_ROLL_BACK)
         await self
-        if isinstance(self.error, CancelledError):
-            raise self.error
 
     def forsake(self) -> None:
         """Have it rolled back, since nobody is left to end it. Any thread, any time.
@@ -318,17 +224,24 @@ class Lease(InTransaction[None]):
         self.halt()
         super().orphan()
 
-    def _end(self, result: object) -> None:
+    def _end(self, result: object) -> object:
         """The worker has been given back, or has been given up."""
         self.over = True
+        cancelled = False
         if isinstance(result, Failure):
             self.error = result.value
+            cancelled = isinstance(self.error, CancelledError)
+        if cancelled and self._undoing:
+            # It was rolled back, as it should. The cancel comes at the next await.
+            self._late_cancel, cancelled = True, False
         if not self.opened.called:
             self.opened.errback(self.error or self._why())
         for call in list(self._pending):
             if not call.called:
                 call.errback(self._why())
             self.settled(call)
+        # Every loop has its own way to raise a cancellation; the rest is in `error`.
+        return result if cancelled else None
 
     def _why(self) -> BaseException:
         """Say why nothing more can be done here."""
@@ -367,7 +280,7 @@ class Lease(InTransaction[None]):
         worker, home = self.worker, self.home
         if worker is None or home is None:
             raise RuntimeError(f"{self!r} is served by no worker.")
-        clerk = _Clerk(self, worker)
+        clerk = Clerk(self, worker)
         home.put(_Opened(self))
         while True:
             call = self._calls.get()
@@ -378,11 +291,11 @@ class Lease(InTransaction[None]):
                 return
             elif call is _ROLL_BACK:
                 raise _Undo
-            elif call is not None and self._take(call, clerk):
+            elif call is not None and self._begin(call, clerk):
                 self._serve(call, handle, worker)
             del call  # What it holds shall not wait for the next one.
 
-    def _take(self, call: LeaseCall[Any], clerk: _Clerk) -> bool:
+    def _begin(self, call: LeaseCall[Any], clerk: Clerk) -> bool:
         with self.gate:
             if call.state is not QUEUED:
                 return False
@@ -416,13 +329,13 @@ class Lease(InTransaction[None]):
                 raise broken  # What the lease fails with, the call fails with, too.
             call.clear()
             if not call.released and self.home is not None:
-                self._deliver(call, self.home)
+                self._carry(call, self.home)
             if broken is not None:
                 raise broken
         finally:
             broken = None  # It refers to this frame.
 
-    def _deliver(self, call: LeaseCall[Any], home: PendingEvents) -> None:
+    def _carry(self, call: LeaseCall[Any], home: PendingEvents) -> None:
         try:
             home.hold(call, time.monotonic(), dry=self._calls.empty())
         except LoopClosed:
@@ -456,5 +369,5 @@ def _at_exit() -> None:
         lease._calls.put(None)
 
 
-# After the crews' own, and so called before it.
+# After the crews' own hook, which waits for workers, and so called before it.
 atexit.register(_at_exit)

@@ -14,15 +14,15 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from enterprise.calls import LeaseCall
 from enterprise.interaction import _refuse_awaitable
-from enterprise.lease import LeaseCall
 from enterprise.refusals import requirePlain, requireStatement
 from threadpool.error import WrongThread
 from threadpool.home import here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import CodeType, TracebackType
+    from types import CodeType, FrameType, TracebackType
 
     from enterprise.lease import Lease
     from enterprise.rows import Result
@@ -106,9 +106,7 @@ class LeasedTransaction:
 
     async def _commit(self, lease: Lease) -> None:
         try:
-            first = await lease.settle()
-            if first is not None:
-                raise first
+            await lease.settle()
         except GeneratorExit:
             lease.forsake()
             raise
@@ -228,19 +226,19 @@ class LeasedTransaction:
         await self._call(_set_savepoint)
         try:
             yield self
-            first = await self._lease.settle()
-            if first is not None:
-                raise first
+            await self._lease.settle()
         except GeneratorExit:
             raise  # Nothing can be awaited; the whole transaction is rolled back.
         except BaseException:
-            # Whatever comes now, what was done inside must not be kept.
-            await self._call(_undo_savepoint, mark, binding=True)
+            try:
+                await self._call(_undo_savepoint, mark, binding=True)
+            except Exception as error:  # Then nothing of the transaction is kept.
+                _log.debug("A savepoint could not be undone: %r", error)
             raise
         await self._call(_release_savepoint, binding=True)
 
     def onCommit(self, function: Callable[..., object], *args: Any) -> None:
-        """Have *function* called once all this is committed; see `Transaction.onCommit`.
+        """Have *function* called once all this is committed.
 
         Args:
             function: a plain function, called as `function(*args)` on this thread,
@@ -249,11 +247,13 @@ class LeasedTransaction:
 
         Raises:
             TypeError: it is no plain function.
+
+        Source: `Transaction.onCommit`; the same rules hold.
         """
         self._lease.after().note(function, args, on_commit=True)
 
     def onRollback(self, function: Callable[..., object], *args: Any) -> None:
-        """Have *function* called once this was rolled back; see `onCommit`.
+        """Have *function* called once this was rolled back.
 
         Args:
             function: a plain function, called as `function(*args)` on this thread,
@@ -262,6 +262,8 @@ class LeasedTransaction:
 
         Raises:
             TypeError: it is no plain function.
+
+        Source: `Transaction.onRollback`; the same rules hold.
         """
         self._lease.after().note(function, args, on_commit=False)
 
@@ -311,13 +313,10 @@ def _say(txn: Transaction, verb: str, statement: str, params: Any) -> Any:
     return txn.say(verb, statement, params)
 
 
-def _interact(
-    txn: Transaction, function: Callable[..., T], args: tuple[Any, ...]
-) -> T:
+def _interact(txn: Transaction, function: Callable[..., T], args: tuple[Any, ...]) -> T:
     with txn.savepoint():
         value = function(txn, *args)
         _refuse_awaitable(value, function)
-    txn.reopen()  # An open result may keep a table from being changed.
     return value
 
 
@@ -334,12 +333,13 @@ def _undo_savepoint(txn: Transaction, mark: int) -> None:
 
 
 def _stack() -> list[tuple[CodeType, int]]:
-    """Note where the caller of `__aenter__` stands; what it says is read when needed."""
-    frame = sys._getframe(3)  # Not here, not `_watch`, not `__aenter__`.
-    stack = []
+    """Note where the caller of `__aenter__` stands. Its text is made when needed."""
+    # Not here, not `_watch`, not `__aenter__`.
+    frame: FrameType | None = sys._getframe(3)
+    stack: list[tuple[CodeType, int]] = []
     while frame is not None and len(stack) < FRAMES:
         stack.append((frame.f_code, frame.f_lineno))
-        frame = frame.f_back  # type: ignore[assignment]  # the outermost has none
+        frame = frame.f_back
     return stack
 
 
@@ -351,8 +351,8 @@ def _warn(lease: Lease, seconds: float, stack: list[tuple[CodeType, int]]) -> No
         for code, line in reversed(stack)
     ]
     _log.warning(
-        "A transaction has held its connection for %g s (cp_leak), and others wait. End "
-        "the block before you wait for something else. It was begun here:\n%s",
+        "A transaction has held its connection for %g s (cp_leak). End its block "
+        "before you wait for something else. It was begun here:\n%s",
         seconds,
         "\n".join(lines),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.interaction import Interaction, inside
 from enterprise.lease import Lease, NestedAcquire
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from threadpool.team import Team
 
 __all__ = ["Ledger", "caller"]
+
+T = TypeVar("T")
 
 
 def caller() -> object | None:
@@ -78,15 +80,20 @@ class Ledger:
             if owner is not None:
                 self._owners[lease] = weakref.ref(owner)
 
-    def returned(self, lease: Lease) -> None:
+    def returned(self, result: T, lease: Lease) -> T:
         """Note that *lease* is over.
 
         Args:
+            result: what came of it.
             lease: one that was lent.
+
+        Returns:
+            The result.
         """
         with self._lock:
             self.lent -= 1
             self._owners.pop(lease, None)
+        return result
 
     def refusal(self, job: DatabaseJob[Any]) -> NestedAcquire | None:
         """Say why *job*, which is about to be submitted, must not be.
@@ -136,9 +143,7 @@ class Ledger:
             return False  # There is another worker, or will be.
         return all(self._stuck(held, team, asking) for held in holding)
 
-    def _stuck(
-        self, held: DatabaseJob[Any], team: Team[Any], asking: object
-    ) -> bool:
+    def _stuck(self, held: DatabaseJob[Any], team: Team[Any], asking: object) -> bool:
         """Say whether *held*'s worker comes free only after one of *team* does."""
         owner = self._owner(held)
         if owner is None or owner is asking:

@@ -79,7 +79,8 @@ class Office:
         self._ended = threading.Event()
         # Its thread is there before the first statement: when a statement must be
         # stopped it may be too late to start one.
-        self._canceller = ThreadPool(1, 1, f"{self.name}-canceller", backlog=None)
+        # More come when a server says nothing, which takes each of them a second.
+        self._canceller = ThreadPool(1, 4, f"{self.name}-canceller", backlog=None)
         self.outage = Outage(self.name, driver)
         self.crews = self._make_crews()
         self._deadlines = Deadlines(self)
@@ -174,6 +175,10 @@ class Office:
     def sever(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *worker*'s connection cut off, without waiting for it. Any thread."""
         self._on_canceller(worker.sever, job)
+
+    def release(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have *job*'s caller told, for nothing stops it. Any thread."""
+        self._on_canceller(worker.release, job)
 
     def _on_canceller(
         self, stop: Callable[[DatabaseJob[Any]], None], job: DatabaseJob[Any]

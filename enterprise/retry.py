@@ -67,7 +67,7 @@ class RetryPolicy:
                         f"{kind!r} is nothing to repeat for. There are {TRANSIENT}, "
                         "and exception classes."
                     )
-            elif not (isinstance(kind, type) and issubclass(kind, Exception)):
+            elif not _is_exception(kind):
                 raise TypeError(
                     f"{kind!r} is neither a word nor an exception class. There are "
                     f"{TRANSIENT}, and classes derived from Exception."
@@ -93,6 +93,10 @@ class RetryPolicy:
             longest = min(self.longest, self.backoff * 2 ** min(turn, 30))
             # Full jitter: those that met shall not meet again.
             yield random.uniform(0, longest)  # noqa: S311 - no secret
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
 
 
 def _word(error: BaseException) -> str | None:

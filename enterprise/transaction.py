@@ -172,11 +172,16 @@ class Transaction:
         self._depth -= 1
         if self._job.afterwards is not None:
             self._job.afterwards.undo(mark)
-        if not self._ended:
-            # A cancel stops what happens inside, not the way out.
+        if self._ended:
+            return
+        try:
+            # Not `self.execute`: a cancel stops what happens inside, not the way out.
             self._driver.execute(self._cursor, f"rollback to savepoint {name}", None)
             self._driver.execute(self._cursor, f"release savepoint {name}", None)
-            self.trouble = None
+        except BaseException as error:
+            self._ended, self.trouble = True, error  # It must not be committed.
+            raise
+        self.trouble = None
 
     def onCommit(self, function: Callable[..., object], *args: Any) -> None:
         """Have *function* called on the loop's thread once all this is committed.
@@ -277,8 +282,9 @@ class Connection:
     nothing, since the connection is the worker's.
     """
 
-    # What its driver's own cursors do is not seen here.
+    # What the driver's own cursors do is not seen here.
     trouble: BaseException | None = None
+    _ended = False
 
     _own = frozenset({"_job", "_driver", "_raw"})
 

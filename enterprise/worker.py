@@ -60,6 +60,10 @@ class LaneOffice(Protocol):
         """Have *worker*'s connection cut off, for it does not confirm a cancel."""
         ...
 
+    def release(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
+        """Have the caller of *job* told, for nothing stops it."""
+        ...
+
     def lost(self) -> None:
         """A connection was found dead; the others may be, too."""
         ...
@@ -94,6 +98,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._tried = False
         self._doomed = False  # guarded by: guard
         self._dead = False
+        # When it was cut off, in seconds of time.monotonic(). Written by the canceller.
+        self.severed_at = math.inf
         self._severed = False  # By us, which says nothing about other connections.
         self._generation = 0  # Of the pool's, when the connection was known to live.
         self._expires = math.inf  # Seconds of time.monotonic().
@@ -270,7 +276,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def cancel(self, job: DatabaseJob[Any]) -> None:
         """Stop *job* if it is still running here. The canceller's thread."""
         with self.guard:
-            if self.job is job and not self._spared:
+            # One that was not confirmed is not sent again: the next would keep this
+            # thread as long, and whoever else is to be stopped would wait for it.
+            if self.job is job and not self._spared and not self._doomed:
                 try:
                     self.driver.cancel(self._raw)
                 except Exception as error:
@@ -281,7 +289,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                         "closed after this job.",
                         self.driver.name,
                         type(error).__name__,
-                        error,
+                        str(error),  # Not itself: a log that keeps it keeps a socket.
                     )
 
     def sever(self, job: DatabaseJob[Any]) -> None:
@@ -293,6 +301,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self.job is not job or job.worker is not self:
                 return
             self._doomed = self._severed = True
+            self.severed_at = time.monotonic()
             try:
                 self.driver.sever(self._raw)
             except Exception as error:
@@ -306,7 +315,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def release(self, job: DatabaseJob[Any]) -> None:
         """Tell the caller of a job that cannot be stopped; it goes on by itself.
 
-        The worker stays busy with it, and closes the connection afterwards. Any thread.
+        The worker stays busy with it, and closes the connection afterwards. The
+        canceller's thread.
         """
         with self.guard:
             if self.job is not job or job.worker is not self or job.home is None:
@@ -314,9 +324,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._doomed = True
             job.released = True
             if job.fate() == "unknown":
-                outcome = failureOf(self._lost(job, None))
+                outcome = Failure(job.lostWith(self.driver, None))
             else:
-                outcome = failureOf(job.stopped())
+                outcome = Failure(job.stopped())
         _log.warning(
             "%s does not react to a cancel. The caller goes on; the connection is "
             "closed when the driver returns.",
@@ -337,20 +347,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self.office.lost()
         if isinstance(error, ConnectionLost):
             return failureOf(error)
-        return Failure(self._lost(job, error))
-
-    def _lost(
-        self, job: DatabaseJob[Any], error: BaseException | None
-    ) -> ConnectionLost:
-        fate = job.fate()
-        said = "it does not answer" if error is None else str(error).rstrip(".?! \n")
-        lost = ConnectionLost(
-            f"The connection to {self.driver.name} was lost: {said}. {_FATES[fate]} "
-            "The pool replaces it by itself.",
-            fate,
-        )
-        lost.__cause__ = error
-        return lost
+        return Failure(job.lostWith(self.driver, error))
 
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""
@@ -386,13 +383,3 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             _log.debug("A connection to %s closed badly: %s", self.driver.name, error)
         finally:
             self.office.closed()
-
-
-_FATES = {
-    "not_sent": "Nothing was sent; try again.",
-    "rolled_back": "Its transaction was not committed; try again if you want it done.",
-    "committed": "The work was committed before.",
-    "unknown": (
-        "Whether the work was committed is not known; look before you do it again."
-    ),
-}

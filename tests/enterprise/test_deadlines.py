@@ -126,7 +126,7 @@ async def test_pools_own_limit(database):
 
 
 async def test_time_is_over_after_the_commit(script):
-    """What was committed when the time ran out is no timeout: the value is delivered."""
+    """What was committed when the time ran out is no timeout: it is delivered."""
     script.will("commit", "hang commit")
     async with ConnectionPool(script, cp_max=1, cp_grace=30) as pool:
         call = pool.runOperation("rows", timeout=0.02)
@@ -180,7 +180,7 @@ async def test_released_in_the_middle_of_commit(script):
 
 
 async def test_frozen_server(postgres, pg_proxy, pg_proxy_url):
-    """A server that says nothing at all: the caller is told, and the slot comes back."""
+    """A server that says nothing: the caller is told, and the slot comes back."""
     async with ConnectionPool(pg_proxy_url, cp_max=1, cp_grace=0.2) as pool:
         assert await pool.runQuery("select 1") == [(1,)]
         pg_proxy.freeze()

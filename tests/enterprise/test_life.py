@@ -43,7 +43,7 @@ async def test_idle_connection_is_checked(script):
 
 
 async def test_dead_idle_connection_costs_no_call(script):
-    """A connection found dead by the check is replaced, and the call does not notice."""
+    """A connection found dead by the check is replaced; the call does not notice."""
     async with ConnectionPool(
         script, cp_max=1, cp_check=0, cp_good_sql="rows 99"
     ) as pool:
@@ -191,7 +191,7 @@ async def test_commit_whose_reply_is_lost(pg_proxy, pg_proxy_url):
 
 
 async def test_calls_wait_through_an_outage(script, caplog):
-    """Once connected, calls wait while it is away; one warning, one prober at a time."""
+    """Once connected, calls wait while it is away; there is one warning."""
     async with ConnectionPool(script, cp_max=4) as pool:
         await pool.runQuery("rows 1")
         script.connections[0].lost = True
