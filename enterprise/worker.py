@@ -300,8 +300,10 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         with self.guard:
             if self.job is not job or job.worker is not self:
                 return
-            self._doomed = self._severed = True
             self.severed_at = time.monotonic()
+            if self.driver.lives_in_memory:
+                return  # The data would go with it.
+            self._doomed = self._severed = True
             try:
                 self.driver.sever(self._raw)
             except Exception as error:
@@ -321,7 +323,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         with self.guard:
             if self.job is not job or job.worker is not self or job.home is None:
                 return
-            self._doomed = True
+            self._doomed = not self.driver.lives_in_memory
             job.released = True
             if job.fate() == "unknown":
                 outcome = Failure(job.lostWith(self.driver, None))

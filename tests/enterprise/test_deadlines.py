@@ -192,3 +192,22 @@ async def test_frozen_server(postgres, pg_proxy, pg_proxy_url):
         pg_proxy.heal()
         assert await pool.runQuery("select 3") == [(3,)]
         assert pool.stats().connections == 1
+
+
+async def test_memory_outlives_a_caller_that_left():
+    """An in-memory database is not given up for an interaction that does not react."""
+    goes_on = threading.Event()
+    async with ConnectionPool("sqlite://", cp_grace=0.02) as pool:
+        await pool.runOperation("create table a (id int)")
+
+        def stubborn(txn):
+            goes_on.wait(30)
+
+        call = pool.runInteraction(stubborn)
+        await until(lambda: pool.stats().busy == 1, "the interaction")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        goes_on.set()
+        assert await pool.runQuery("select count(*) from a") == [(0,)]
+        assert pool.stats().opened == 1
