@@ -95,6 +95,11 @@ class Clerk:
         self._lease = lease
         self._worker = worker
 
+    @property
+    def severed_at(self) -> float:
+        """When the connection was cut off, in seconds of time.monotonic()."""
+        return self._worker.severed_at
+
     def cancel(self, call: LeaseCall[Any]) -> None:
         """Stop *call* if it still runs. The canceller's thread."""
         with self._lease.gate:  # The worker waits here before it goes on.

@@ -64,8 +64,8 @@ def _before() -> None:
     for office in offices:
         raws = [worker._raw for worker in _workers(office)]
         _parked.extend(raw for raw in raws if raw is not None)
-    if _parked:
-        _keep_for_ever([])  # Only to have everything imported that the child needs.
+    if offices:
+        _keep_for_ever([])  # Only to have imported what the child needs.
 
 
 def _ask_to_close(offices: list[Office]) -> None:
@@ -87,8 +87,8 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     from enterprise.office import Office
 
+    _parked.extend(files.afterForkInChild())
     _keep_for_ever(_parked)
-    files.afterForkInChild()
     for office in list(_offices):
         if isinstance(office.driver, BeginsAnew):
             office.driver.afterFork()

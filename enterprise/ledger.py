@@ -153,6 +153,8 @@ class Ledger:
 
     def _owner(self, held: DatabaseJob[Any]) -> object | None:
         """Return who must go on so that *held*'s worker comes free; None for nobody."""
+        if held.cancel_wanted:
+            return None  # It is being stopped, whatever its owner does.
         if isinstance(held, Interaction):
             return held
         if isinstance(held, Lease):

@@ -13,6 +13,7 @@ import math
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from enterprise import forks
 from enterprise.deadline import Deadlines
 from enterprise.drivers.base import Lane
 from enterprise.outage import Outage
@@ -80,7 +81,9 @@ class Office:
         # Its thread is there before the first statement: when a statement must be
         # stopped it may be too late to start one.
         # More come when a server says nothing, which takes each of them a second.
-        self._canceller = ThreadPool(1, 4, f"{self.name}-canceller", backlog=None)
+        self._canceller = ThreadPool(
+            1, 4, f"{self.name}-canceller", backlog=None, idle_seconds=0.2
+        )
         self.outage = Outage(self.name, driver)
         self.crews = self._make_crews()
         self._deadlines = Deadlines(self)
@@ -93,6 +96,7 @@ class Office:
             if self._first is self._second
             else bound(options.cp_max, options.cp_backlog)
         )
+        forks.register(self)
 
     def _make_crews(self) -> dict[Lane, Crew[DatabaseJob[Any]]]:
         options = self.options

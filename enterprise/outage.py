@@ -71,8 +71,8 @@ class Outage:
             The calls that shall fail with it.
         """
         serves = team.serves()
-        cause = error.__cause__
-        hopeless = cause is not None and self._driver.fatal(cause)
+        cause = error.__cause__ or error  # A driver may know it all by itself.
+        hopeless = self._driver.fatal(cause)
         with self._lock:
             first, self.setback = self.setback is None, error
             patient = serves or (self._connected and not hopeless)

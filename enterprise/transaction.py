@@ -275,6 +275,10 @@ class Transaction:
         return f"<Transaction on {self._driver.name}>"
 
 
+# Verbs of a cursor that some drivers' connections have as well.
+_SHORTCUTS = frozenset({"execute", "executemany"})
+
+
 class Connection:
     """A connection inside a transaction; the driver's own attributes are here too.
 
@@ -327,10 +331,21 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         """Do nothing: the pool ends the transaction."""
 
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a cursor of the driver's, in this transaction.
+
+        Args:
+            args: as for the driver's own `cursor`.
+            kwargs: the same.
+        """
+        return self._driver.cursor(self._raw, *args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         if name == "executescript":
             raise _no_scripts()
-        return getattr(self._raw, name)
+        found = getattr(self._raw, name)
+        # A driver's short cut makes a cursor of its own, past the one above.
+        return getattr(self.cursor(), name) if name in _SHORTCUTS else found
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._own:

@@ -195,6 +195,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         return True
 
     def _explain(self, error: BaseException) -> ConnectFailed:
+        if isinstance(error, ConnectFailed):
+            return error  # The driver explains it better than we could.
         said = f"{type(error).__name__}: {error}".rstrip(".?! \n")
         explained = ConnectFailed(
             f"No connection to {self.driver.name} could be opened: {said}. Nothing "
@@ -228,6 +230,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         try:
             if job.cancel_wanted:
                 job.check()
+            if job.deadline is not None:
+                left = job.deadline - time.monotonic()
+                self.driver.limit(self._raw, left)
             job.outcome = job.do(self.driver, self._raw)
             if self.driver.dirty(self._raw):
                 self._clean()
@@ -237,6 +242,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             else:
                 self.driver.redact(error)
                 job.outcome = self._judge(job, error)
+        if job.deadline is not None:
+            self.driver.limit(self._raw, None)
         self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
             # The canceller may be at it this very moment; it must not meet the next

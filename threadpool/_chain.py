@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from threadpool._future import UNFIRED, FutureFace
 from threadpool._history import historyOf
+from threadpool._require import requireCallable
 from threadpool.error import AlreadyCalledError
 from threadpool.failure import Failure
 
@@ -52,11 +53,12 @@ class _Guard:
     on Deferred itself would be paid for by every one.
     """
 
-    __slots__ = ("__weakref__", "described", "failure", "seen")
+    __slots__ = ("__weakref__", "described", "failure", "history", "seen")
 
-    def __init__(self, failure: Failure, described: str) -> None:
+    def __init__(self, failure: Failure, described: str, history: str) -> None:
         self.failure: Failure | None = failure
         self.described = described
+        self.history = history
         self.seen = False  # Somebody looked, and left the failure where it was.
 
     def __del__(self) -> None:
@@ -71,9 +73,10 @@ class _Guard:
         self.seen = True
         _log.error(
             "Unhandled failure in %s: %s. Nobody awaited it and no errback saw it; "
-            "add one, or await it.",
+            "add one, or await it.%s",
             self.described,
-            failure,
+            str(failure).rstrip("."),
+            self.history,
             exc_info=(failure.type, failure.value, failure.tb),
             extra={"failure": failure},
         )
@@ -128,6 +131,8 @@ class Chain(FutureFace[T]):
         # else a pair: (callback, errback); or (None, outer) for a Deferred `outer`
         # whose chain waits for this one; or (FIRES, other) for one that this one fires.
         self._callbacks: list[Any] | None = None
+        if canceller is not None and not callable(canceller):
+            requireCallable(canceller, "The canceller of a Deferred")
         self._canceller = canceller
         self._inner: Chain[Any] | None = None
         self._paused = 0
@@ -342,8 +347,8 @@ class Chain(FutureFace[T]):
                 return  # As before: seen or not.
             guard.failure = None
         if not isinstance(failure.value, asyncio.CancelledError):
-            described = f"Deferred at {id(self):#x}{historyOf(self)}"
-            self._guard = guard = _Guard(failure, described)
+            described = f"Deferred at {id(self):#x}"
+            self._guard = guard = _Guard(failure, described, historyOf(self))
             _guards[id(guard)] = weakref.ref(guard)
 
     def _mark_handled(self) -> None:

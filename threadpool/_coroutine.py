@@ -258,9 +258,9 @@ def _foreign(yielded: object) -> RuntimeError:
     kind = type(yielded)
     return RuntimeError(
         f"The coroutine awaited {yielded!r}, a {kind.__module__}.{kind.__qualname__}, "
-        "which is neither a Deferred of the bridge nor a future of asyncio's. Await it "
-        "under the framework it belongs to; a Deferred of Twisted's becomes one of "
-        "ours with threadpool.loops.twisted.fromTwisted."
+        "which is neither a Deferred of ours nor a future of asyncio's. Await it under "
+        "the framework it belongs to. A Deferred of Twisted's becomes one of ours with "
+        "threadpool.loops.twisted.fromTwisted."
     )
 
 

@@ -41,6 +41,9 @@ class Deferred(Chain[T]):
             Deferred then fails with CancelledError at once), or return `LATER` and
             fire it when whatever it stopped has really stopped.
 
+    Raises:
+        TypeError: *canceller* is neither callable nor None.
+
     Source: `Deferred` of Twisted, and `asyncio.Future`.
     """
 

@@ -7,6 +7,7 @@ Source: `setDebugging` of Twisted.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 import weakref
 from pathlib import Path
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["getDebugging", "historyOf", "setDebugging"]
 
-# Frames of this package say nothing about the program that is being debugged.
-_OURS: Final = str(Path(__file__).parent)
-_HOOKS: Final = str(Path(hook.__file__).parent)
+# Frames of this package, and of what turns the loop, say nothing about the program
+# that is being debugged.
+_SILENT: Final = tuple(
+    str(Path(str(module)).parent)
+    for module in (__file__, hook.__file__, asyncio.__file__)
+)
 
 _made: Final[MutableMapping[Any, list[str]]] = weakref.WeakKeyDictionary()
 _fired: Final[MutableMapping[Any, list[str]]] = weakref.WeakKeyDictionary()
@@ -85,6 +89,6 @@ def _stack() -> list[str]:
     frames = [
         frame
         for frame in traceback.extract_stack()
-        if not frame.filename.startswith((_OURS, _HOOKS))
+        if not frame.filename.startswith(_SILENT)
     ]
     return traceback.format_list(frames)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, overlo
 from threadpool._coroutine import fromCoroutine
 from threadpool._deferred import Deferred
 from threadpool._handover import HandOver
+from threadpool._require import requireCount
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -226,12 +227,14 @@ class DeferredSemaphore(_Tokens):
         tokens: how many, at least 1.
 
     Raises:
+        TypeError: *tokens* is no whole number.
         ValueError: *tokens* is less than 1.
 
     Source: `DeferredSemaphore` of Twisted.
     """
 
     def __init__(self, tokens: int) -> None:
+        requireCount(tokens, "number of tokens")
         if tokens < 1:
             raise ValueError(
                 f"A semaphore of {tokens} tokens would let nobody through, ever. "
@@ -264,6 +267,7 @@ class DeferredQueue(_Line[T]):
         backlog: getters that may wait while there is no item; None for no bound.
 
     Raises:
+        TypeError: one of the bounds is no whole number.
         ValueError: one of the bounds is negative.
 
     Source: `DeferredQueue` of Twisted.
@@ -272,6 +276,8 @@ class DeferredQueue(_Line[T]):
     def __init__(self, size: int | None = None, backlog: int | None = None) -> None:
         super().__init__()
         for what, bound in (("size", size), ("backlog", backlog)):
+            if bound is not None:
+                requireCount(bound, what)
             if bound is not None and bound < 0:
                 raise ValueError(
                     f"The {what} of a queue is {bound}, which no number of them can "

@@ -63,19 +63,21 @@ def requirePlain(function: object, verb: str) -> None:
         )
 
 
-def requireDelay(seconds: float, what: str = "delay") -> None:
+def requireDelay(seconds: float, what: str = "delay", *, signed: bool = False) -> None:
     """Refuse a time that no clock can keep.
 
     Args:
         seconds: what was asked for.
         what: what it is called there.
+        signed: it may be negative.
 
     Raises:
         TypeError: it is no number.
         ValueError: it is negative or not finite.
     """
     try:
-        fine = 0 <= seconds < math.inf
+        size = -seconds if signed and seconds < 0 else seconds
+        fine = 0 <= size < math.inf
     except TypeError:
         raise _no_number(seconds, what, "a number of seconds, 0 or more") from None
     if not fine:

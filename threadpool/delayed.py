@@ -108,7 +108,7 @@ class DelayedCall:
             ValueError: *seconds* is not finite.
         """
         self._require_active()
-        requireDelay(abs(seconds) if hasattr(seconds, "__abs__") else seconds)
+        requireDelay(seconds, signed=True)
         self._move(self._time + seconds)
 
     def _move(self, time: float) -> None:

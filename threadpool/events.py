@@ -263,10 +263,10 @@ class PendingEvents:
         self._woken = True
         try:
             self._post(self._pass)
-        except RuntimeError:
+        except RuntimeError as error:
             # loop.close() was called without shutdown_asyncgens(), as asyncio.run
             # would have done: no callback can run any more.
-            self._abandon()
+            self._abandon(error)
 
     def _pass(self) -> None:
         """Let what is pending happen: what is there now, for a bounded time."""
@@ -363,18 +363,28 @@ class PendingEvents:
             if task is not None and self.loop is not None:
                 asyncio._enter_task(self.loop, task)
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: RuntimeError) -> None:
         with self._end:  # Two workers may find out at once.
             if self._closed:
                 return
             self._closed = True
         lost = len(self._queue)
         self._queue.clear()
+        cure = "Use asyncio.run, or call loop.shutdown_asyncgens() before loop.close()."
+        if self.loop is None:
+            cure = (
+                "An adapter's post() raises RuntimeError after its loop's end only, "
+                "and tells of that before: end with farewell(), then close()."
+            )
         _log.warning(
             "An event loop was closed while work for it was in flight: %d finished "
             "outcome(s) cannot be delivered, and what awaited them never resumes. "
-            "Use asyncio.run, or call loop.shutdown_asyncgens() before loop.close().",
+            "Posting said: %s. %s",
             lost,
+            error,
+            cure,
+            # An adapter's own fault is to be found by its lines.
+            exc_info=error if self.loop is None else None,
         )
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ from threadpool.loops.asyncio import adopt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from threadpool.loops import Loop
+    from threadpool.loops import Handle, Loop
 
 __all__ = ["arrivals", "here", "hereOrNone", "install", "installEarly"]
 
@@ -98,19 +98,51 @@ def install(loop: Loop) -> PendingEvents:
         loop: one that is not asyncio's.
 
     Raises:
-        RuntimeError: another one was installed here and has not ended.
+        RuntimeError: one was installed here and has not ended.
+        TypeError: it has not the two methods.
     """
+    _require_loop(loop)
     installed = _here.installed
     if installed is not None and not installed.closed:
         raise RuntimeError(
-            f"This thread has a loop already: {installed!r}. A thread runs one loop; "
-            "close that queue first, or start the other loop in a thread of its own."
+            f"This thread has a loop already: {installed!r}. Install once: if it is "
+            "the same loop, it is installed already. For another one, close that queue "
+            "first, or start the other loop in a thread of its own."
         )
-    events = PendingEvents(loop.post, later=loop.later)
+    if installed is not None and installed.when_closed is not None:
+        installed.when_closed(installed)  # It was given up, for its post() failed.
+
+    def later(seconds: float, function: Callable[[], object]) -> Handle:
+        handle = loop.later(seconds, function)
+        if not callable(getattr(handle, "cancel", None)):
+            raise TypeError(
+                f"later() of {loop!r} returned {handle!r}, which has no cancel(). It "
+                "returns something by which the call can be called off."
+            )
+        return handle
+
+    events = PendingEvents(loop.post, later=later)
     events.when_closed = _uninstall
     _here.installed = events
     _arrive(events)
     return events
+
+
+def _require_loop(loop: object) -> None:
+    lacking = [
+        name for name in ("post", "later") if not callable(getattr(loop, name, None))
+    ]
+    if isinstance(loop, type):
+        raise TypeError(
+            f"install() was given {loop!r}, which is a class. Install an object of it: "
+            "the loop of this thread."
+        )
+    if lacking:
+        raise TypeError(
+            f"install() was given {loop!r}, which has no {' and no '.join(lacking)}. "
+            "Give it post(f) and later(seconds, f), as threadpool.loops.Loop says. "
+            "asyncio's loops need no install."
+        )
 
 
 def installEarly(loop: asyncio.AbstractEventLoop) -> PendingEvents:
@@ -172,6 +204,8 @@ def _leave(events: PendingEvents) -> None:
     global _last  # noqa: PLW0603 - a cache
     if _last is events:
         _last = _nowhere
+    if _here.installed is events:
+        _here.installed = None
     if _here.events is events:
         _here.events = None
         _switch.forget_io_thread()

@@ -303,7 +303,7 @@ class Reactor(Services):
 
     def _say_farewell(self, home: PendingEvents) -> Deferred[None]:
         lost = LoopClosed("The loop that watched this descriptor ends.")
-        over = self._triggers.fire("shutdown")
+        over = self._triggers.fire("shutdown", home.later)
         return over.addBoth(lambda _: self._descriptors.disconnectAll(home.loop, lost))
 
     def _arrived(self, home: PendingEvents) -> None:

@@ -9,6 +9,7 @@ Source: `addSystemEventTrigger` of Twisted, where only the first phase is waited
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadpool._deferred import Deferred
+    from threadpool.loops import Handle
+
+    Later: TypeAlias = Callable[[float, Callable[[], object]], Handle]
 
 __all__ = ["Phase", "Trigger", "Triggers"]
 
@@ -26,6 +30,9 @@ _log = logging.getLogger(__name__)
 Phase: TypeAlias = Literal["before", "during", "after"]
 
 PHASES: Final = ("before", "during", "after")
+
+# How long a trigger may keep the next phase waiting before the log says so.
+PATIENCE_SECONDS: Final = 5.0
 
 
 class Trigger:
@@ -89,31 +96,55 @@ class Triggers:
                 "A trigger runs once."
             ) from None
 
-    def fire(self, event_type: str) -> Deferred[None]:
+    def fire(self, event_type: str, later: Later | None = None) -> Deferred[None]:
         """Run the three phases of that event, one after the other.
 
         Args:
             event_type: its name. What nobody waits for is over at once.
+            later: calls a function after so many seconds; a trigger that takes long
+                is then told of in the log.
 
         Returns:
             A Deferred that fires when the last phase is over.
         """
-        return fromCoroutine(self._fire(event_type))
+        return fromCoroutine(self._fire(event_type, later))
 
     def __bool__(self) -> bool:
         return any(self._waiting.values())
 
-    async def _fire(self, event_type: str) -> None:
+    async def _fire(self, event_type: str, later: Later | None) -> None:
         for phase in PHASES:
             waiting = self._waiting.get((event_type, phase), [])
-            under_way: list[Deferred[Any]] = []
+            under_way: list[tuple[Trigger, Deferred[Any]]] = []
             # Triggers may add triggers, to this phase as well.
             while waiting or under_way:
                 while waiting:
                     trigger = waiting.pop(0)
-                    under_way.append(maybeDeferred(trigger.call))
-                    under_way[-1].addErrback(_report, trigger)
-                await under_way.pop(0)
+                    over = maybeDeferred(trigger.call).addErrback(_report, trigger)
+                    under_way.append((trigger, over))
+                await _patiently(*under_way.pop(0), later)
+
+
+async def _patiently(
+    trigger: Trigger, over: Deferred[Any], later: Later | None
+) -> None:
+    timer = None
+    if later is not None and not over.done():
+        timer = later(PATIENCE_SECONDS, functools.partial(_tell, trigger))
+    try:
+        await over
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _tell(trigger: Trigger) -> None:
+    _log.warning(
+        "Still waiting for %r, after %g seconds. What it returned has not fired: the "
+        "next phase, and the end, wait for it.",
+        trigger,
+        PATIENCE_SECONDS,
+    )
 
 
 def _report(failure: Any, trigger: Trigger) -> None:

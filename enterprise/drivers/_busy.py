@@ -165,12 +165,13 @@ def takeTimeout(
     Raises:
         ConfigurationError: it is no number.
     """
-    if len(args) > 1:
-        value = args[1]
+    place = args[1:2]
+    if place and (len(args) > 2 or "timeout" in kwargs):
+        value = place[0]
         args = (args[0], 0, *args[2:])
-    else:
-        value = kwargs.get("timeout", BUSY_SECONDS)
-        kwargs = {**kwargs, "timeout": 0}
+    else:  # By its name: since Python 3.13 its place is deprecated.
+        value = place[0] if place else kwargs.get("timeout", BUSY_SECONDS)
+        args, kwargs = args[:1], {**kwargs, "timeout": 0}
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or math.isnan(value):
         raise ConfigurationError(

@@ -143,17 +143,23 @@ class OpenFiles:
             self._forking -= 1
             self._changed.notify_all()
 
-    def afterForkInChild(self) -> None:
-        """Begin anew, and remember what is not to be opened here."""
+    def afterForkInChild(self) -> list[Any]:
+        """Begin anew, and remember what is not to be opened here.
+
+        Returns:
+            The parent's connections, which must not even be deleted.
+        """
         self._changed = threading.Condition()
         held = {entry.file for entry in self._open.values() if entry.file is not None}
         # Those that are not ours as well: a connection whose cursor somebody has kept
         # goes on behind its close(), and other libraries have connections, too.
         self._inherited |= held | _descriptors()
+        raws = [entry.raw for entry in self._open.values()]
         self._forking = 0
         self._opening.clear()
         self._open.clear()
         self.forks += 1
+        return raws
 
     def __repr__(self) -> str:
         return (

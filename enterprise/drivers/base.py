@@ -238,6 +238,24 @@ class Driver:
                 "for it. Set it on each connection, in cp_openfun."
             )
 
+    def limit(self, raw: Any, seconds: float | None) -> None:
+        """Say how long *raw* may wait for locks; None for as long as usual.
+
+        Args:
+            raw: a connection, about to be given a job or just done with one.
+            seconds: what is left of the job's time.
+        """
+
+    def cursor(self, raw: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return a cursor for a function that was given a connection.
+
+        Args:
+            raw: a connection in a transaction.
+            args: as for its own `cursor`.
+            kwargs: the same.
+        """
+        return raw.cursor(*args, **kwargs)
+
     def commit(self, raw: Any) -> None:
         """Commit the transaction."""
         raw.commit()

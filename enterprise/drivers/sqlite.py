@@ -325,9 +325,20 @@ class SQLiteDriver(Driver):
         self._patiently(raw, lambda: raw.execute("pragma schema_version").fetchone())
         super().execute(cursor, sql, params)
 
-    def cursor(self, raw: sqlite3.Connection) -> sqlite3.Cursor:
-        """Return a cursor that runs nothing when the transaction is over."""
-        return raw.cursor(_GuardedCursor)
+    def cursor(
+        self, raw: sqlite3.Connection, *args: Any, **kwargs: Any
+    ) -> sqlite3.Cursor:
+        """Return a cursor that runs nothing when the transaction is over.
+
+        Args:
+            raw: a connection in a transaction.
+            args: as for its own `cursor`; with a class given, it is left alone.
+            kwargs: the same.
+        """
+        if not args and not kwargs:
+            args = (_GuardedCursor,)
+        cursor: sqlite3.Cursor = raw.cursor(*args, **kwargs)
+        return cursor
 
     def commit(self, raw: sqlite3.Connection) -> None:
         """Commit the transaction; it waits for those who still read the old state."""

@@ -302,6 +302,35 @@ async def test_cancel_at_the_rollback(script):
         assert pool.stats().opened == 1
 
 
+async def test_cancel_on_the_way_out_by_an_error(script):
+    """The error that leaves the block goes on; the cancel comes at the next await."""
+    told = []
+
+    async def work(pool):
+        try:
+            async with pool.transaction() as txn:
+                txn.runQuery("hang here")
+                await reached(script.gate("here").reached)
+                raise LookupError
+        except LookupError:
+            told.append("error")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            told.append("never")
+
+    async with ConnectionPool(script, cp_max=1, cp_grace=30) as pool:
+        task = asyncio.create_task(work(pool))
+        await reached(script.gate("here").reached)
+        while not pool._office.writer.team.running()[0]._undoing:
+            await asyncio.sleep(0)
+        task.cancel()
+        script.gate("here").open()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert told == ["error"]
+        assert script.calls["rollback"] == 1
+
+
 async def test_cancel_while_the_block_waits_for_its_calls(script):
     """A block cancelled while it waits for its calls rolls back."""
 

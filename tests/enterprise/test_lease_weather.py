@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 
 import pytest
 import trio
@@ -26,6 +25,7 @@ from tests.enterprise.helpers import (
     until,
 )
 from tests.enterprise.leases import alone, insert
+from tests.postgres import wait_until
 from threadpool.loops import trio as adapter
 
 
@@ -174,6 +174,22 @@ def test_loop_end(script):
     assert script.open == 0
 
 
+def test_loop_end_between_two_statements(script):
+    """A lease that waits for its caller is rolled back when the loop ends."""
+
+    async def main():
+        txn = await pool.transaction().__aenter__()
+        kept.append(txn)
+        await txn.runQuery("rows 1")
+
+    kept = []
+    pool = ConnectionPool(script, cp_max=1)
+    asyncio.run(main())
+    wait_until(lambda: script.calls["rollback"] == 1, "the rollback")
+    pool.close()
+    assert script.open == 0
+
+
 def test_task_left_at_the_end_of_its_loop(shop):
     """`asyncio.run` cancels a task inside its block: rolled back and given back."""
 
@@ -244,9 +260,11 @@ async def test_forgotten_transaction(script, caplog):
 
 def test_destroyed_task(script, caplog, expect_errors):
     """A task destroyed inside its block does not keep its worker."""
+    kept = []
 
     async def hold(pool):
         async with pool.transaction() as txn:
+            kept.append(txn)  # So it is the task's end that counts.
             await txn.runOperation("x")
             await asyncio.get_running_loop().create_future()
 
@@ -264,10 +282,8 @@ def test_destroyed_task(script, caplog, expect_errors):
     loop.close()
     del task, loop
     gc.collect()
-    closed = threading.Thread(target=pool.close)
-    closed.start()
-    closed.join(30)
-    assert not closed.is_alive()
+    wait_until(lambda: script.calls["rollback"] == 1, "the rollback")
+    pool.close()
     assert script.calls["rollback"] == 1
     assert "A transaction was never ended" in caplog.text
     assert all("destroyed" in r.getMessage() for r in expect_errors)

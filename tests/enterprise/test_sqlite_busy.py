@@ -37,7 +37,9 @@ def path(request, tmp_path):
 @pytest.fixture
 def other(path):
     """Somebody else's connection to it."""
-    with closing(sqlite3.connect(path, 0, isolation_level=None)) as raw:
+    with closing(
+        sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    ) as raw:
         yield raw
 
 
@@ -148,7 +150,7 @@ WRITER = """
 """
 
 
-async def test_eight_processes_write_at_once(path):
+def test_eight_processes_write_at_once(path):
     """Eight processes that write at once all get through; nothing is lost."""
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("insert into item values (0)")
@@ -256,13 +258,10 @@ async def test_whoever_reads_does_not_wait_to_write(path, other):
             other.execute("commit")
         txn.execute(INSERT)
 
+    async with pool_on(path, timeout=LONG, cp_max=1) as pool:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            await pool.runInteraction(work, readonly=True)
     other.close()
-    with closing(
-        sqlite3.connect(path, 0, isolation_level=None, check_same_thread=False)
-    ) as other:
-        async with pool_on(path, timeout=LONG, cp_max=1) as pool:
-            with pytest.raises(sqlite3.OperationalError, match="locked"):
-                await pool.runInteraction(work, readonly=True)
     assert 1 not in rows(path)
 
 
@@ -339,12 +338,12 @@ def test_a_cancel_between_two_tries():
             waits.ring(1)
         raise BlockingIOError
 
-    waits = BusyWaits(LONG, lambda _, error: True, InterruptedError)
+    waits = BusyWaits(30, lambda _, error: True, InterruptedError)
     waits.ring(1)  # Nobody waits yet: no harm to the next one.
     with pytest.raises(InterruptedError):
         waits.attempt(1, attempt)
     assert len(tries) == 3
-    assert repr(waits) == f"<BusyWaits of {LONG} s, 0 waiting>"
+    assert repr(waits) == "<BusyWaits of 30 s, 0 waiting>"
 
 
 def test_only_refusals_are_repeated():

@@ -249,7 +249,7 @@ def test_failure_in_a_first_error(early):
 
 def test_unhandled_first_error_is_reported_once(expect_errors):
     """Where nobody handles the FirstError, it alone is reported."""
-    gatherResults([fail(KeyError("mine"))])
+    DeferredList([fail(KeyError("mine"))], fire_on_one_errback=True)
     gc.collect()
     assert ["FirstError" in record.getMessage() for record in expect_errors] == [True]
 

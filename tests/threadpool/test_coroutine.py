@@ -364,7 +364,7 @@ def test_foreign_awaitable_is_refused():
 
     error = awaiting(Foreign()).result()
     assert isinstance(error, RuntimeError)
-    assert "neither a Deferred nor a future" in str(error)
+    assert "neither a Deferred of ours nor a future" in str(error)
 
 
 # -- cancelling --------------------------------------------------------------------

@@ -268,6 +268,32 @@ def test_unhandled_failure_tells_where(debugging, expect_errors):
     assert " C:" in text
     assert "make_here" in text
     assert " I:" in text
+    headline = text.splitlines()[0]
+    assert headline.endswith(
+        ": ValueError: own. Nobody awaited it and no errback saw "
+        "it; add one, or await it."
+    )
+
+
+def test_stacks_without_the_loop(debugging):
+    """The stacks under debugging leave out what asyncio does to turn its loop."""
+
+    async def main():
+        deferred = make_here()
+        fire_here(deferred)
+        deferred.callback(2)
+
+    with pytest.raises(AlreadyCalledError) as caught:
+        asyncio.run(main())
+    lines = str(caught.value).splitlines()
+    assert any(" C:" in line and "in main" in line for line in lines)
+    assert not any("/asyncio/" in line for line in lines)
+
+
+def test_headline_has_one_full_stop(expect_errors):
+    """An error's text that is a sentence ends once in the report."""
+    fail(ValueError("A whole sentence."))
+    assert "A whole sentence. Nobody awaited" in expect_errors[0].getMessage()
 
 
 def test_debugging_costs_nothing_while_off():

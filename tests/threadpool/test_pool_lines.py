@@ -524,3 +524,21 @@ def test_starving_pool_is_told_of(make_pool, monkeypatch, caplog):
     assert record.levelno == logging.WARNING
     assert "test starves: all its 1 workers" in record.getMessage()
     assert "1 job(s) wait" in record.getMessage()
+
+
+# -- as a context --------------------------------------------------------------------
+
+
+async def test_pool_is_open_in_a_with_block():
+    """`async with` starts a pool, finishes what it was given, and closes it."""
+    seen = []
+    async with ThreadPool(0, 1, "mine") as pool:
+        assert pool.started
+        pool.callInThread(seen.append, 1)
+    assert seen == [1]
+    assert pool.joined
+    with pytest.raises(KeyError):
+        async with pool:  # And opens it once more.
+            assert await pool.deferToThread(int, "7") == 7
+            raise KeyError
+    assert pool.joined

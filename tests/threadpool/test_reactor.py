@@ -269,11 +269,11 @@ def test_delayed_calls_end_with_their_loop(reactor):
     seen = []
 
     async def first():
-        reactor.callLater(0.001, seen.append, "first")
+        reactor.callLater(0.05, seen.append, "first")
 
     async def second():
         reactor.callLater(0, seen.append, "second")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
 
     asyncio.run(first())
     asyncio.run(second())

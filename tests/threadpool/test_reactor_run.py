@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from tests import leaks
+from threadpool import triggers
 from threadpool.defer import Deferred
 from threadpool.error import (
     PoolClosed,
@@ -350,6 +351,70 @@ def test_failing_trigger_is_logged_and_the_others_go_on(reactor, expect_errors):
     assert seen == ["during"]
     assert [str(r.exc_info[1]) for r in expect_errors] == ["at once", "later"]
     assert all("<Trigger before shutdown" in r.getMessage() for r in expect_errors)
+
+
+def test_failing_trigger_shows_its_own_error_only(reactor, expect_errors):
+    """What a trigger raises at the end of an adopted loop has nothing before it."""
+
+    def fail():
+        raise ValueError("of the user")
+
+    async def main():
+        reactor.addSystemEventTrigger("before", "shutdown", fail)
+        reactor.seconds()
+
+    asyncio.run(main())
+    (record,) = expect_errors
+    assert record.exc_info[1].__context__ is None
+
+
+def test_trigger_that_keeps_the_end_waiting_is_named(reactor, caplog, monkeypatch):
+    """A shutdown trigger that does not end is named in the log, and waited for."""
+    monkeypatch.setattr(triggers, "PATIENCE_SECONDS", 0.01)
+    answers = [Deferred(), Deferred()]
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: answers[0])
+    reactor.addSystemEventTrigger("before", "shutdown", lambda: answers[1])
+
+    async def main():
+        reactor.seconds()
+        over = reactor._home.farewell()
+        async with asyncio.timeout(30):
+            while not caplog.records:
+                await asyncio.sleep(0.001)
+        answers[0].callback(None)
+        answers[1].callback(None)
+        await over
+
+    asyncio.run(main())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Still waiting for <Trigger before shutdown" in record.getMessage()
+
+
+async def test_timer_of_a_trigger_goes_with_it(reactor):
+    """Where a trigger ends in time its timer is taken away; most need none."""
+    reactor.seconds()
+    slow, timers = Deferred(), []
+
+    class Timer:
+        cancelled = False
+
+        def cancel(self):
+            self.cancelled = True
+
+    def later(seconds, _):
+        timers.append((seconds, Timer()))
+        return timers[-1][1]
+
+    reactor.addSystemEventTrigger("before", "mine", int)
+    reactor.addSystemEventTrigger("during", "mine", lambda: slow)
+    over = reactor._triggers.fire("mine", later)
+    ((seconds, timer),) = timers
+    assert seconds == triggers.PATIENCE_SECONDS == 5
+    assert not timer.cancelled
+    slow.callback(None)
+    assert timer.cancelled
+    await over
 
 
 async def test_each_trigger_runs_once(reactor):

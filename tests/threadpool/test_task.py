@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadpool.defer import CancelledError, Deferred, fail, succeed
+from threadpool.defer import (
+    CancelledError,
+    Deferred,
+    ensureDeferred,
+    fail,
+    flushUnhandled,
+    succeed,
+)
+from threadpool.error import LoopClosed
 from threadpool.home import here
 from threadpool.reactor import reactor
 from threadpool.task import LoopingCall, deferLater
@@ -678,3 +686,50 @@ async def test_deferred_call_in_a_real_loop():
     before = reactor.seconds()
     assert await deferLater(reactor, 0.002, pow, 2, 3) == 8
     assert reactor.seconds() >= before
+
+
+@pytest.mark.parametrize("function", [None, int])
+def test_deferred_call_in_a_loop_that_ends(clock, function):
+    """When the loop ends whoever waits gets LoopClosed, and the call is never made."""
+    told = []
+
+    async def wait():
+        try:
+            await deferLater(clock, 1.0, function)
+        except LoopClosed:
+            told.append("coroutine")
+
+    async def main():
+        ensureDeferred(wait())
+        deferLater(clock, 1.0, function).addErrback(told.append)
+
+    asyncio.run(main())
+    assert told.count("coroutine") == 1
+    told.remove("coroutine")
+    assert told[0].check(LoopClosed)
+    assert clock.getDelayedCalls() == []
+
+
+def test_deferred_call_that_nobody_waits_for_just_ends(clock):
+    """A deferLater that nobody waits for is no failure when the loop ends."""
+
+    async def main():
+        return deferLater(clock, 1.0), deferLater(clock, 1.0, int)
+
+    timers = asyncio.run(main())
+    assert clock.getDelayedCalls() == []
+    del timers
+    gc.collect()
+    assert flushUnhandled() == []
+
+
+def test_deferred_call_whose_loop_goes_on(clock):
+    """One that was answered is left alone at the loop's end."""
+    answers = []
+
+    async def main():
+        deferLater(clock, 1.0, int, "7").addCallback(answers.append)
+        clock.advance(1.0)
+
+    asyncio.run(main())
+    assert answers == [7]

@@ -52,7 +52,7 @@ class Loop(Protocol):
             function: what it raises is the loop's to report.
 
         Returns:
-            Something with a `cancel` method.
+            Something with a `cancel` method, or the bridge raises TypeError.
         """
         ...
 
@@ -69,7 +69,8 @@ def install(loop: Loop) -> PendingEvents:
         LoopClosed, and the thread is free for the next loop.
 
     Raises:
-        RuntimeError: another loop was installed in this thread and has not ended.
+        RuntimeError: a loop was installed in this thread and has not ended.
+        TypeError: *loop* has not the two methods.
     """
     # Imported here, since that room's asyncio adapter lives in this folder.
     from threadpool import home

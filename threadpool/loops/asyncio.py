@@ -63,11 +63,12 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> Callable[[], bool]:
 async def _until_the_end(
     events: PendingEvents, ended: Callable[[PendingEvents], None]
 ) -> AsyncGenerator[None, None]:
-    try:
+    # It must be over before the farewells: errors that are raised in them would show
+    # it as what happened before.
+    with contextlib.suppress(GeneratorExit):
         yield
+    try:
+        await events.farewell()
     finally:
-        try:
-            await events.farewell()
-        finally:
-            ended(events)
-            events.close()
+        ended(events)
+        events.close()

@@ -55,8 +55,14 @@ def install(root: tk.Tk) -> PendingEvents:
 
     Raises:
         RuntimeError: this thread has a loop already.
+        TypeError: *root* is no window.
         tkinter.TclError: *root* was destroyed before.
     """
+    if not isinstance(root, tk.Misc):
+        raise TypeError(
+            f"install() was given {root!r}, which is no window. Pass the tkinter.Tk() "
+            "whose mainloop runs in this thread."
+        )
     loop = _Tk(root)
     events = loops.install(loop)
     try:

@@ -7,6 +7,7 @@ asyncioreactor asyncio's loop is what runs, and what Deferreds come home to.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -123,7 +124,12 @@ def asTwisted(deferred: Deferred[T]) -> defer.Deferred[T]:
 
     Args:
         deferred: one of ours. It keeps its result; a failure counts as handled.
+
+    Raises:
+        TypeError: *deferred* is none of ours.
     """
+    if not isinstance(deferred, Deferred):
+        raise _not_a("asTwisted", deferred, "one of ours")
     theirs: _Twisted[T] = _Twisted(deferred)
     if deferred.done():
         theirs.take(deferred)
@@ -140,7 +146,12 @@ def fromTwisted(deferred: defer.Deferred[T]) -> Deferred[T]:
 
     Args:
         deferred: one of Twisted's. Its result goes over; None stays behind.
+
+    Raises:
+        TypeError: *deferred* is none of Twisted's.
     """
+    if not isinstance(deferred, defer.Deferred):
+        raise _not_a("fromTwisted", deferred, "one of Twisted's")
 
     def cancel(_: object) -> object:
         deferred.cancel()
@@ -149,6 +160,19 @@ def fromTwisted(deferred: defer.Deferred[T]) -> Deferred[T]:
     ours: Deferred[T] = Deferred(cancel)
     deferred.addCallbacks(ours.callback, lambda failure: ours.errback(_ours(failure)))
     return ours
+
+
+def _not_a(verb: str, given: object, wanted: str) -> TypeError:
+    cure = f"Pass a Deferred, {wanted}."
+    if inspect.iscoroutine(given):
+        given.close()  # Else Python warns, beside the error, that nobody awaited it.
+        cure = "Make a Deferred of it first, with the ensureDeferred of its side."
+    elif isinstance(given, Deferred | defer.Deferred):
+        cure = "It is on the side already where you want it: use it as it is."
+    return TypeError(
+        f"{verb} was given {given!r}, a {type(given).__module__}."
+        f"{type(given).__qualname__}. {cure}"
+    )
 
 
 class _Twisted(defer.Deferred[T]):
