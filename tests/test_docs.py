@@ -16,6 +16,7 @@ _PAGES = (
     "docs/deferred.md",
     "docs/loops.md",
     "docs/reactor.md",
+    "docs/transactions.md",
 )
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
