@@ -8,10 +8,14 @@ from enterprise.errors import (
     ConfigurationError,
     ConnectFailed,
     ConnectionLost,
+    NestedAcquire,
     PoolClosed,
     PoolFull,
+    PoolTimeout,
+    QueryTimeout,
     TransactionEnded,
 )
+from enterprise.retry import RetryPolicy
 from enterprise.rows import Result
 from enterprise.stats import PoolStats
 from enterprise.transaction import Connection, Transaction
@@ -22,10 +26,14 @@ __all__ = [
     "Connection",
     "ConnectionLost",
     "ConnectionPool",
+    "NestedAcquire",
     "PoolClosed",
     "PoolFull",
     "PoolStats",
+    "PoolTimeout",
+    "QueryTimeout",
     "Result",
+    "RetryPolicy",
     "Transaction",
     "TransactionEnded",
 ]

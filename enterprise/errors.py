@@ -25,7 +25,10 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "DatabaseBridgeError",
+    "DatabaseGone",
+    "ForkedSQLite",
     "LoopClosed",
+    "NestedAcquire",
     "PoolClosed",
     "PoolError",
     "PoolFull",
@@ -48,6 +51,18 @@ class ConfigurationError(DatabaseBridgeError, ValueError):
 
 class ConnectFailed(DatabaseBridgeError, ConnectionError):
     """No connection could be opened; the driver's error is the `__cause__`."""
+
+
+class DatabaseGone(ConnectFailed):
+    """The database lived in memory, in one connection, and has ended with it."""
+
+
+class ForkedSQLite(ConnectFailed):
+    """The file was open when this process was forked, and cannot be used here."""
+
+
+class NestedAcquire(DatabaseBridgeError):
+    """The call would wait for a connection that its own caller holds, for ever."""
 
 
 Outcome: TypeAlias = Literal["not_sent", "rolled_back", "committed", "unknown"]

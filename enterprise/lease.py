@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from enterprise.calls import Clerk
-from enterprise.errors import DatabaseBridgeError, TransactionEnded
+from enterprise.errors import TransactionEnded
 from enterprise.interaction import InTransaction
 from threadpool import crew as _crew  # noqa: F401 - its exit hook is to be there first
 from threadpool._chain import LATER
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
-__all__ = ["Lease", "NestedAcquire"]
+__all__ = ["Lease"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,10 +44,6 @@ T = TypeVar("T")
 # What the worker is told beside calls. None only makes it look up.
 _COMMIT = object()
 _ROLL_BACK = object()
-
-
-class NestedAcquire(DatabaseBridgeError):
-    """The call would wait for a connection that its own caller holds, for ever."""
 
 
 class _Undo(Exception):

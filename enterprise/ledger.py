@@ -18,8 +18,9 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from enterprise.errors import NestedAcquire
 from enterprise.interaction import Interaction, inside
-from enterprise.lease import Lease, NestedAcquire
+from enterprise.lease import Lease
 from threadpool.job import QUEUED, JobState
 
 if TYPE_CHECKING:

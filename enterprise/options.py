@@ -32,6 +32,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_check": _SECONDS,
     "cp_keepalive": _SECONDS,
     "cp_grace": _SECONDS,
+    "cp_leak": _SECONDS,
     "cp_good_sql": ((str, type(None)), "a string"),
     "cp_reconnect": _FLAG,
     "cp_name": ((str, type(None)), "a string"),
@@ -64,6 +65,7 @@ class Options:
         cp_keepalive: an idle connection is checked every so many seconds.
         cp_grace: seconds that a driver has to confirm a cancel, before the connection
             is cut off.
+        cp_leak: a lease held for more seconds than this is warned about.
         cp_good_sql: what to ask a connection to see whether it is alive; None for the
             driver's cheapest.
         cp_reconnect: True, or left out: lost connections are always replaced.
@@ -87,6 +89,7 @@ class Options:
     cp_check: float = 1
     cp_keepalive: float = 120
     cp_grace: float = 1
+    cp_leak: float = 60
     cp_good_sql: str | None = None
     cp_reconnect: bool = True
     cp_name: str | None = None

@@ -69,7 +69,6 @@ class BlockingCall:
     ) -> None:
         requireReactor(reactor, "blockingCallFromThread")
         requireCallable(function, "blockingCallFromThread")
-        _require_no_timeout(function)
         self._reactor = reactor
         self._function = function
         self._args = args
@@ -90,6 +89,7 @@ class BlockingCall:
     def wait(self, timeout: float | None) -> Any:
         """Have it called, and wait; see `threads.blockingCallFromThread`."""
         if timeout is not None:
+            _require_no_timeout(self._function)
             requireDelay(timeout, "timeout")
         here = hereOrNone()
         if here is not None:

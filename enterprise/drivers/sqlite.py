@@ -22,14 +22,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from enterprise.drivers._busy import BusyWaits, takeTimeout
 from enterprise.drivers._files import files, hasContent
 from enterprise.drivers.base import Driver, Lane, TransactionState
-from enterprise.errors import ConfigurationError, ConnectFailed, TransactionEnded
+from enterprise.errors import (
+    ConfigurationError,
+    DatabaseGone,
+    ForkedSQLite,
+    TransactionEnded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enterprise.rows import Result
 
-__all__ = ["DatabaseGone", "ForkedSQLite", "SQLiteDriver"]
+__all__ = ["SQLiteDriver"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,14 +50,6 @@ _BUSY = {
 
 # An SQL function of ours, by which a script says that it has begun.
 _BEGUN = "threadbridge_begun"
-
-
-class DatabaseGone(ConnectFailed):
-    """The database lived in memory, in one connection, and has ended with it."""
-
-
-class ForkedSQLite(ConnectFailed):
-    """The file was open when this process was forked, and cannot be used here."""
 
 
 class SQLiteDriver(Driver):

@@ -20,7 +20,7 @@ PRELUDE = """
     import asyncio, os, sqlite3, sys, threading, traceback, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # Of forking with threads.
     from enterprise import ConnectFailed, ConnectionPool, PoolClosed, forks
-    from enterprise.drivers.sqlite import DatabaseGone, ForkedSQLite
+    from enterprise.errors import DatabaseGone, ForkedSQLite
 
     path = sys.argv[1]
     leave = sys.argv[2] if len(sys.argv) > 2 else "_exit"

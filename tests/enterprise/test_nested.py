@@ -9,7 +9,7 @@ import sqlite3
 import pytest
 
 from enterprise import ConnectionPool
-from enterprise.lease import NestedAcquire
+from enterprise.errors import NestedAcquire
 from tests.enterprise.helpers import (
     names,
     outcome,

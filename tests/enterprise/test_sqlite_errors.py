@@ -11,7 +11,8 @@ import pytest
 
 from enterprise import ConnectFailed, ConnectionPool, TransactionEnded
 from enterprise.drivers.base import Lane, TransactionState
-from enterprise.drivers.sqlite import DatabaseGone, SQLiteDriver
+from enterprise.drivers.sqlite import SQLiteDriver
+from enterprise.errors import DatabaseGone
 from tests.enterprise.helpers import outcome, python, reached, until
 
 ENDLESS = (

@@ -180,7 +180,7 @@ def test_function_with_a_timeout_of_its_own(reactor):
         return timeout
 
     with pytest.raises(TypeError, match=r"functools\.partial"):
-        blockingCallFromThread(reactor, function)
+        blockingCallFromThread(reactor, function, timeout=1)
 
 
 @pytest.mark.parametrize("wrong", [None, "a loop", Deferred])
