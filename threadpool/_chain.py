@@ -187,6 +187,10 @@ class Chain(FutureFace[T]):
         self._canceller = None  # It may hold whatever the work held.
         if self._callbacks or self._paused:
             self._run(directly=directly)
+        elif result.__class__ in PLAIN:  # As `_settle`, without its question.
+            self._at_rest = True
+            if self._waiters is not None:
+                self._notify(directly=directly)
         else:
             self._settle(directly=directly)
 

@@ -249,6 +249,11 @@ class FutureFace(Generic[T]):
         waiters, self._waiters = self._waiters, None
         if waiters is None:
             return
+        if not directly and len(waiters) == 1:  # The common one, without the loop.
+            callback, context = waiters[0]
+            if context is not None:
+                self._schedule(callback, context)
+                return
         for position, (callback, context) in enumerate(waiters):
             # A waiter stepped before this one may have set the chain going again.
             if context is None and position and not self._at_rest:

@@ -146,7 +146,9 @@ class Model:
         )
         waiters, self.waiters = self.waiters, []
         for position, (watcher, through_the_loop) in enumerate(waiters):
-            if through_the_loop and (not directly or (position and not self.rests)):
+            if not through_the_loop and position and not self.rests:
+                self._watch(watcher)  # One before it has set the chain going again.
+            elif through_the_loop and (not directly or (position and not self.rests)):
                 self.home.soon.append((self, watcher))
             else:
                 watcher(self)
