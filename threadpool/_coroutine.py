@@ -211,19 +211,10 @@ class _Runner:
         asked, self.asked = self.asked, False
         return asked and isinstance(future, Deferred) and future._late_cancel
 
-    def pass_on(self, result: Any) -> Any:
-        """Fire with what the returned Deferred got, and leave it there."""
-        self.deferred.callback(result)
-        return result if not isinstance(result, Failure) else None
-
     def finish(self, result: Any) -> None:
         """Fire the coroutine's Deferred and let go of the coroutine's frames."""
         self.coroutine = None
-        if isinstance(result, Deferred):
-            self.waiting_for = result  # Where a cancel goes from now on.
-            result.addBoth(self.pass_on)
-        else:
-            self.deferred.callback(result)
+        self.deferred.callback(result)
 
 
 def _runner_of(waited_for: Any) -> _Runner | None:

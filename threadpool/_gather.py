@@ -19,11 +19,12 @@ from threadpool._chain import LATER, cancelledError
 from threadpool._coroutine import fromCoroutine
 from threadpool._deferred import Deferred
 from threadpool._future import UNFIRED
+from threadpool._handover import Receipt
 from threadpool._together import FailureGroup, FirstError
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterable
+    from collections.abc import Awaitable, Iterable
 
     from threadpool._chain import _Guard
 
@@ -92,7 +93,7 @@ class _Members(Deferred[T]):
         return LATER
 
 
-class DeferredList(_Members[T]):
+class DeferredList(_Members[T], Receipt[T]):
     """A Deferred of the results of several, successes and failures alike.
 
     It fires when all have fired, with a list of `(True, value)` and `(False, failure)`
@@ -175,7 +176,7 @@ class DeferredList(_Members[T]):
             return self._stopped_failure()
         if self._on_errback and self._first is not None:
             self._hand_on(*self._first)
-            self._received()  # Else this very Deferred reports it.
+            self._receive()  # Else this very Deferred reports it.
             return Failure(FirstError(*self._first))
         for index, (succeeded, result) in enumerate(self._outcomes):
             if not succeeded:
@@ -187,37 +188,19 @@ class DeferredList(_Members[T]):
         if guard is not None and guard.failure is failure:
             self._unseen.append(guard)
 
-    def _received(self) -> None:
+    def _receive(self) -> None:
         """Somebody has our result, and with it the failures that were handed on."""
         for guard in self._unseen:
             guard.seen = True
         self._unseen.clear()
 
     def _run(self, *, directly: bool = False) -> None:
-        self._received()  # There are callbacks.
+        self._receive()  # There are callbacks.
         super()._run(directly=directly)
 
     def _mark_handled(self) -> None:
-        self._received()  # Another chain takes it over.
+        self._receive()  # Another chain takes it over.
         super()._mark_handled()
-
-    def result(self) -> T:
-        """Return the result without consuming it; its failures count as seen.
-
-        Raises:
-            asyncio.InvalidStateError: there is no result yet.
-            BaseException: the failure's exception, where the result is a failure.
-        """
-        result = super().result()
-        self._received()
-        return result
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        result = yield from super().__await__()
-        self._received()
-        return result
-
-    __iter__ = __await__
 
 
 def gatherResults(

@@ -22,7 +22,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class HandOver(Deferred[T]):
+class Receipt(Deferred[T]):
+    """A Deferred that takes note when somebody receives its result by looking at it."""
+
+    __slots__ = ()
+
+    def result(self) -> T:
+        """Return the result, which thereby is received.
+
+        Raises:
+            asyncio.InvalidStateError: there is no result yet.
+            BaseException: the failure's exception, where the result is a failure.
+        """
+        result = super().result()
+        self._receive()
+        return result
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        result = yield from super().__await__()
+        self._receive()
+        return result
+
+    __iter__ = __await__
+
+    def _receive(self) -> None:
+        """Take note."""
+        raise NotImplementedError
+
+
+class HandOver(Receipt[T]):
     """A Deferred whose `cancel` takes back what it has, until somebody received it.
 
     Received means: awaited to the end, read with `result()`, or seen by a callback.
@@ -73,24 +101,6 @@ class HandOver(Deferred[T]):
         self._result = Failure(cancelledError(msg))
         take_back(value)
         return True
-
-    def result(self) -> T:
-        """Return the result, which thereby is received.
-
-        Raises:
-            asyncio.InvalidStateError: there is no result yet.
-            BaseException: the failure's exception, where the result is a failure.
-        """
-        result = super().result()
-        self._receive()
-        return result
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        result = yield from super().__await__()
-        self._receive()
-        return result
-
-    __iter__ = __await__
 
     def _receive(self) -> None:
         self._take_back, self._handed = None, UNFIRED
