@@ -62,7 +62,7 @@ def _before() -> None:
     offices = list(_offices)
     files.beforeFork(FORK_SECONDS, lambda: _ask_to_close(offices))
     for office in offices:
-        raws = [worker._raw for worker in _workers(office)]
+        raws = [worker.upkeep.raw for worker in _workers(office)]
         _parked.extend(raw for raw in raws if raw is not None)
     if offices:
         _keep_for_ever([])  # Only to have imported what the child needs.
@@ -71,7 +71,7 @@ def _before() -> None:
 def _ask_to_close(offices: list[Office]) -> None:
     """Have those workers leave that have a file open: idle ones now, others soon."""
     for office in offices:
-        holding = [w for w in _workers(office) if files.isOpen(w._raw)]
+        holding = [w for w in _workers(office) if files.isOpen(w.upkeep.raw)]
         for worker in holding:
             worker.discard()
         for crew in office.crews.values() if holding else ():
@@ -97,7 +97,7 @@ def _after_in_child() -> None:
         Office.__init__(office, office.driver, office.options)
         if over:
             office.state = "closed"
-            office._ended.set()
+            office.ending.over.set()
 
 
 def _keep_for_ever(objects: list[Any]) -> None:

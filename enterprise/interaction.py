@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from enterprise.afterwards import Afterwards
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
-from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob
+from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob, shown
 from enterprise.transaction import Connection, Transaction
 
 if TYPE_CHECKING:
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from enterprise.errors import Outcome
     from enterprise.retry import RetryPolicy
 
-__all__ = ["ISOLATIONS", "InTransaction", "Interaction", "Terms", "WithConnection"]
+__all__ = [
+    "ISOLATIONS",
+    "BareConnection",
+    "InTransaction",
+    "Interaction",
+    "Terms",
+    "WithConnection",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +100,11 @@ class InTransaction(DatabaseJob[T]):
         super().__init__(*arguments)
         self.terms = terms
         self.afterwards: Afterwards | None = None
+
+    def label(self) -> str:
+        """Say which function it calls. Any thread."""
+        function = self.function  # Taken away by the worker when it is done.
+        return "a call" if function is None else shown(function)
 
     def reads(self) -> bool:
         """Say whether it can have changed nothing."""
@@ -267,6 +279,34 @@ class WithConnection(Interaction[T]):
 
     def _handle(self, driver: Driver, raw: Any) -> Connection:
         return Connection(self, driver, raw)
+
+
+class BareConnection(DatabaseJob[T]):
+    """A function that gets the driver's own connection, and no transaction."""
+
+    __slots__ = ()
+
+    def label(self) -> str:
+        """Say which function it calls. Any thread."""
+        function = self.function
+        return "a call" if function is None else shown(function)
+
+    def do(self, driver: Driver, raw: Any) -> T:
+        """Call it; what it leaves open is rolled back."""
+        self.phase = COMMITTING  # It may commit whenever it likes.
+        try:
+            value: T = self.context.run(self._call, driver, raw)
+        except BaseException:
+            self._roll_back(driver, raw)
+            raise
+        self.phase = COMMITTED
+        return value
+
+    def _call(self, driver: Driver, raw: Any) -> T:
+        with driver.bare(raw):
+            value: T = self.function(raw, *self.args, **self.kwargs)
+        _refuse_awaitable(value, self.function)
+        return value
 
 
 def _require_transaction(

@@ -36,6 +36,7 @@ __all__ = [
     "Query",
     "Script",
     "WholeResult",
+    "shown",
 ]
 
 _log = logging.getLogger(__name__)
@@ -59,11 +60,26 @@ _FATES = {
 # then the caller's to know.
 _READING = {"select", "values", "show", "table", "explain"}
 
+# Of a statement, how much is shown in texts.
+LABEL_LENGTH = 120
+
 # How far a job has come, which decides what a lost connection means for it.
 NOT_SENT = "not sent"
 SENT = "sent"
 COMMITTING = "committing"
 COMMITTED = "committed"
+
+
+def shown(work: object) -> str:
+    """Return what stands for *work* in texts.
+
+    Args:
+        work: a statement, of which values are no part, or a function.
+    """
+    if callable(work):
+        return str(getattr(work, "__qualname__", None) or repr(work))
+    text = " ".join(str(work).split())
+    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 3] + "..."
 
 
 class DatabaseJob(Job[T]):
@@ -110,6 +126,16 @@ class DatabaseJob(Job[T]):
     def do(self, driver: Driver, raw: Any) -> T:
         """Do the work and return its value. Worker's thread."""
         raise NotImplementedError
+
+    def label(self) -> str:
+        """Say what it is: SQL without values, or a function's name. Any thread."""
+        args = self.args  # Taken away by the worker when it is done.
+        return shown(args[0]) if args else "a call"
+
+    def sendHome(self) -> None:
+        """Deliver the outcome where no worker does. Any thread."""
+        if self.home is not None:
+            self.home.fire(self, self.outcome)
 
     def check(self) -> None:
         """Raise CancelledError where the job was cancelled meanwhile."""

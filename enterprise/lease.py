@@ -255,6 +255,12 @@ class Lease(InTransaction[None]):
 
     # -- On any thread -----------------------------------------------------------------
 
+    def label(self) -> str:
+        """Say what it does at this moment. Any thread."""
+        current = self.current
+        doing = "nothing at the moment" if current is None else current.label()
+        return f"a transaction: {doing}"
+
     def halt(self) -> None:
         """Stop the statement that runs, or the waiting for the next one."""
         super().halt()

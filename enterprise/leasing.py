@@ -271,7 +271,7 @@ class LeasedTransaction:
 
     def _say(self, verb: str, statement: str, params: Any) -> Deferred[Any]:
         requireStatement(statement)
-        return self._call(_say, verb, statement, params)
+        return self._call(_say, statement, verb, params)
 
     def _call(
         self, function: Callable[..., T], *args: Any, binding: bool = False
@@ -309,7 +309,7 @@ class LeasedTransaction:
         return f"<LeasedTransaction {state}>"
 
 
-def _say(txn: Transaction, verb: str, statement: str, params: Any) -> Any:
+def _say(txn: Transaction, statement: str, verb: str, params: Any) -> Any:
     return txn.say(verb, statement, params)
 
 

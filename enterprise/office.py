@@ -11,17 +11,19 @@ import functools
 import logging
 import math
 import threading
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise import forks
 from enterprise.deadline import Deadlines
 from enterprise.drivers.base import Lane
-from enterprise.outage import Outage
+from enterprise.ending import Ending
+from enterprise.outage import Outage, another
 from enterprise.stats import PoolStats, addUp
 from enterprise.worker import ConnectionWorker
 from threadable import _switch
+from threadpool import ticker
 from threadpool.crew import Crew
-from threadpool.defer import Deferred
 from threadpool.error import PoolClosed, PoolFull
 from threadpool.failure import Failure
 from threadpool.pool import ThreadPool
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from enterprise.errors import ConnectFailed
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
+    from threadpool.defer import Deferred
     from threadpool.events import PendingEvents
 
 __all__ = ["Office"]
@@ -42,14 +45,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# After `close` has told the drivers to stop, how long it waits for them to obey
-# before it leaves their threads to themselves.
-ABORT_SECONDS = 2.0
-
-# How often it tells them in that time: a statement about to begin hears nothing.
-HALTS = 10
-
-# How often `start` looks whether a connection is missing that nobody is opening: a
+# How soon a connection of the minimum that has ended is replaced, at the least: a
 # worker that failed is gone after some microseconds, a human does not notice this.
 FILL_SECONDS = 0.05
 
@@ -65,7 +61,6 @@ class Office:
     def __init__(self, driver: Driver, options: Options) -> None:
         self.driver = driver
         self.options = options
-        self.open_function = options.cp_openfun
         self.name = options.cp_name or "ConnectionPool"
         self.state = "not started"  # guarded by: _lock (for writing)
         self._lock = threading.Lock()
@@ -74,10 +69,10 @@ class Office:
         # Goes up with each connection that is found dead. guarded by: _lock (writing)
         self.generation = 0
         self.grace = options.cp_grace
-        # Who waits for the start and for the end. guarded by: _lock
+        # Who waits for the start. guarded by: _lock
         self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
-        self._closers: list[tuple[PendingEvents, Deferred[None]]] = []
-        self._ended = threading.Event()
+        self._refilling = False  # guarded by: _lock
+        self.ending = Ending(self)
         # Its thread is there before the first statement: when a statement must be
         # stopped it may be too late to start one.
         # More come when a server says nothing, which takes each of them a second.
@@ -129,13 +124,13 @@ class Office:
         if self.state == "not started":
             self._open()
         elif self.state != "open":
-            job.errback(
-                PoolClosed(
-                    f"{self.name} is closed and takes no more work. Make a new pool, "
-                    "or close this one after its last call."
-                )
-            )
+            job.errback(self._closed_error())
             return job
+        if self.outage.barred:
+            refusal = self.outage.refusal()
+            if refusal is not None:
+                job.errback(refusal)
+                return job
         try:
             if self._first.unfinished + self._second.unfinished >= self._limit:
                 raise self._refusal()
@@ -145,6 +140,12 @@ class Office:
         else:
             self._deadlines.expect(job)
         return job
+
+    def _closed_error(self) -> PoolClosed:
+        return PoolClosed(
+            f"{self.name} is closed and takes no more work. Make a new pool, or close "
+            "this one after its last call."
+        )
 
     def _refusal(self) -> PoolFull:
         unfinished = self._first.unfinished + self._second.unfinished
@@ -169,7 +170,7 @@ class Office:
             job.team.submit(job)
         except RuntimeError:
             job.outcome = Failure()
-            _send_home(job)
+            job.sendHome()
 
     def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *worker*'s driver stop *job*, without waiting for it. Any thread."""
@@ -210,6 +211,7 @@ class Office:
         self._log_connection("closed")
         with self._lock:
             self._closed += 1
+        self._refill_soon()
 
     def lost(self) -> None:
         """A connection was found dead: the others are checked before their next job."""
@@ -226,8 +228,9 @@ class Office:
         # From here on they may call again, and are not to get this old error then.
         _tell(told, Failure(error))
         for job in jobs:
-            job.outcome = Failure(error)
-            _send_home(job)
+            job.outcome = Failure(another(error))
+            job.sendHome()
+        self._refill_soon()
 
     @property
     def setback(self) -> ConnectFailed | None:
@@ -249,23 +252,44 @@ class Office:
                 self._starters.append((home, started))
         if self.state == "not started":
             self._open()
-        if not waits:
+        if self.state != "open":
+            _tell(self._take_starters(), Failure(self._closed_error()))
+            if not waits:
+                started.errback(self._closed_error())
+        elif not waits:
             started.callback(None)
-        elif self.state != "open":
-            _tell([(home, started)], Failure(self._over()))
         else:
-            self._fill(home)
+            self._refill()
         return started
 
-    def _fill(self, home: PendingEvents) -> None:
-        """Hire those who are missing, while anybody waits for the start.
+    def _take_starters(self) -> list[tuple[PendingEvents, Deferred[None]]]:
+        with self._lock:
+            taken, self._starters = self._starters, []
+        return taken
 
-        Not once: a worker that could not connect may still be on its way out.
-        """
-        if self._starters and self.state == "open":
+    def _refill_soon(self) -> None:
+        """See to it that connections of the minimum that have ended are replaced."""
+        with self._lock:
+            lacks = self._opened - self._closed < self.options.cp_min
+            if not lacks or self._refilling or self.state != "open":
+                return
+            self._refilling = True
+        pause = max(FILL_SECONDS, self.outage.pause)
+        ticker.alarm(time.monotonic() + pause, self._refill)
+
+    def _refill(self) -> None:
+        """Hire those who are missing. Any thread; the ticker's as a rule."""
+        with self._lock:
+            self._refilling = False
+        if self.state != "open":
+            return
+        try:
             for crew in self.crews.values():
                 crew.team.open()
-            home.later(FILL_SECONDS, functools.partial(self._fill, home))
+        except RuntimeError as error:  # No thread could be started.
+            _log.debug("%s could not be filled: %s", self.name, error)
+        # Also where all were hired: each may fail, and be on its way out by then.
+        self._refill_soon()
 
     def _open(self) -> None:
         _switch.turn_on(f"ConnectionPool {self.name!r}")
@@ -278,97 +302,21 @@ class Office:
         for crew in self.crews.values():
             crew.team.open()
 
-    def close(
-        self, home: PendingEvents | None, timeout: float | None
-    ) -> Deferred[None]:
-        """End everything; see `ConnectionPool.close`."""
-        seconds = self.options.cp_close_timeout if timeout is None else timeout
-        closed: Deferred[None] = Deferred() if home is None else home.deferred()
-        self._begin_closing()
-        if home is None:
-            if not self._ended.wait(seconds):
-                for _ in range(HALTS):
-                    self._stop_running()
-                    if self._ended.wait(ABORT_SECONDS / HALTS):
-                        break
-                self._abandon()
-            closed.callback(None)
-            return closed
-        with self._lock:
-            over = self._ended.is_set()
-            if not over:
-                self._closers.append((home, closed))
-        if over:
-            closed.callback(None)
-        else:
-            for turn in range(HALTS):
-                pause = seconds + ABORT_SECONDS * turn / HALTS
-                home.later(pause, self._stop_running)
-            home.later(seconds + ABORT_SECONDS, self._abandon)
-        return closed
-
-    def _begin_closing(self) -> None:
+    def beginClosing(self) -> bool:
+        """Take no more work; say whether that is new."""
         with self._lock:
             if self.state in ("closing", "closed"):
-                return
+                return False
             self.state = "closing"
-        # The readers first: what turns out to write must find the writer at work.
-        self.reader.team.close(self._readers_gone)
+        return True
 
-    def _readers_gone(self) -> None:
-        if self.writer is self.reader:
-            self._end()
-        else:
-            self.writer.team.close(self._end)
-
-    def _end(self) -> None:
-        """Everybody is gone, or given up: say so to whoever waits."""
+    def ended(self) -> None:
+        """Note that everybody is gone, or given up."""
         with self._lock:
             self.state = "closed"
-            self._ended.set()
-            told, self._closers = self._closers, []
-            never, self._starters = self._starters, []
         self._canceller.dismiss()
         _switch.pool_stopped(self)
-        if never:
-            _tell(never, Failure(self._over()))
-        _tell(told, None)
-
-    def _stop_running(self) -> None:
-        """The time for ending by themselves is over: refuse and stop what is left."""
-        if self._ended.is_set():
-            return
-        for crew in self.crews.values():
-            for job in crew.team.withdraw(lambda _: True):
-                job.outcome = Failure(self._over())
-                _send_home(job)
-            for job in crew.team.running():
-                job.stop_error = self._over()
-                job.halt()
-
-    def _abandon(self) -> None:
-        """The drivers do not obey: leave their threads to themselves."""
-        if self._ended.is_set():
-            return
-        stuck = [job for crew in self.crews.values() for job in crew.team.running()]
-        _log.warning(
-            "%s is closed, but %d statement(s) go on in their driver, which does not "
-            "react. Their threads end when the driver returns, or with the process.",
-            self.name,
-            len(stuck),
-        )
-        for job in stuck:
-            if job.home is not None:
-                _tell([(job.home, job)], Failure(self._over()))
-        self.writer.team.close(self._end)  # Where it still waited for the readers.
-        self._end()
-
-    def _over(self) -> PoolClosed:
-        return PoolClosed(
-            f"{self.name} was closed before this was done; what it had begun was "
-            "stopped and rolled back. Await the work before closing, or close with a "
-            "longer timeout."
-        )
+        _tell(self._take_starters(), Failure(self._closed_error()))
 
     # -- Figures ---------------------------------------------------------------------
 
@@ -385,9 +333,3 @@ def _tell(whom: list[tuple[PendingEvents, Deferred[Any]]], result: object) -> No
     """Fire Deferreds that belong to loops; those whose loop has ended are over."""
     for home, deferred in whom:
         home.fire(deferred, result)
-
-
-def _send_home(job: DatabaseJob[Any]) -> None:
-    """Deliver a job that no worker delivers."""
-    if job.home is not None:
-        job.home.fire(job, job.outcome)

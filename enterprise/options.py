@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.errors import ConfigurationError
@@ -17,6 +18,7 @@ __all__ = ["Options"]
 
 _SECONDS = ((int, float), "a number of seconds")
 _FLAG = ((bool,), "True or False")
+_HOOK = ((object,), "a function that takes a connection")
 
 # What each option may be, and how to say so.
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -37,7 +39,9 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_reconnect": _FLAG,
     "cp_name": ((str, type(None)), "a string"),
     "cp_noisy": _FLAG,
-    "cp_openfun": ((object,), "a function that takes a connection"),
+    "cp_openfun": _HOOK,
+    "cp_resetfun": _HOOK,
+    "cp_closefun": _HOOK,
     "cp_wal": ((bool, type(None)), "True, False or None"),
 }
 
@@ -73,6 +77,9 @@ class Options:
         cp_name: for thread names, logs and texts.
         cp_noisy: log opening and closing of connections at INFO instead of DEBUG.
         cp_openfun: called with each new raw connection, in its thread.
+        cp_resetfun: called with the raw connection after each job, when the answer is
+            on its way, to clear away what the job left in the session.
+        cp_closefun: called with each raw connection that lives, before it is closed.
         cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
             False not even on a new one.
     """
@@ -95,6 +102,8 @@ class Options:
     cp_name: str | None = None
     cp_noisy: bool = False
     cp_openfun: Callable[[Any], object] | None = None
+    cp_resetfun: Callable[[Any], object] | None = None
+    cp_closefun: Callable[[Any], object] | None = None
     cp_wal: bool | None = None
 
     def __post_init__(self) -> None:
@@ -125,8 +134,10 @@ class Options:
         fits = isinstance(value, kinds) and (
             bool in kinds or not isinstance(value, bool)
         )
-        if name == "cp_openfun":
-            fits = value is None or callable(value)
+        if _KINDS[name] is _HOOK:
+            fits = value is None or (
+                callable(value) and not inspect.iscoroutinefunction(value)
+            )
         if not fits:
             raise ConfigurationError(
                 f"{name} is {value!r}, of type {type(value).__name__}. Pass {words}."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
     from threadpool.team import Team
 
-__all__ = ["Outage"]
+__all__ = ["Outage", "another"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ _log = logging.getLogger(__name__)
 # second, doubling.
 BACKOFF_SECONDS = 0.05
 BACKOFF_LONGEST = 5.0
+
+# After so many failures in a row that no waiting cures, nobody tries for a while.
+HOPELESS = 5
+BARRED_SECONDS = 1.0
 
 
 class Outage:
@@ -46,13 +50,27 @@ class Outage:
         self._connected = False  # Ever. guarded by: _lock
         # The last failure, while it lasts. guarded by: _lock
         self.setback: ConnectFailed | None = None
+        # Seconds until the next attempt should be made, as of the last failure.
+        self.pause = 0.0
+        self.barred = (
+            False  # Calls fail without an attempt. guarded by: _lock (writing)
+        )
+        self._barred_until = 0.0  # Seconds of time.monotonic(). guarded by: _lock
 
     def over(self) -> bool:
         """Note that a connection was opened; say whether that ends an outage."""
         with self._lock:
             ended = self.setback is not None
             self._failures, self._connected, self.setback = 0, True, None
+            self.pause, self.barred = 0.0, False
         return ended
+
+    def refusal(self) -> ConnectFailed | None:
+        """Return why a call is not even to try; None where it is, from now on."""
+        with self._lock:
+            if self.barred and time.monotonic() >= self._barred_until:
+                self.barred = False
+            return another(self.setback) if self.barred and self.setback else None
 
     def failed(
         self, team: Team[DatabaseJob[Any]], error: ConnectFailed
@@ -73,17 +91,32 @@ class Outage:
         serves = team.serves()
         cause = error.__cause__ or error  # A driver may know it all by itself.
         hopeless = self._driver.fatal(cause)
+        now = time.monotonic()
         with self._lock:
             first, self.setback = self.setback is None, error
             patient = serves or (self._connected and not hopeless)
             self._failures = min(self._failures + 1, 10)
             longest = min(BACKOFF_SECONDS * 2**self._failures, BACKOFF_LONGEST)
+            # Full jitter: many pools that failed together shall not come back together.
+            self.pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311
+            if not patient and self._failures > HOPELESS:
+                self.pause = max(self.pause, BARRED_SECONDS)
+                self.barred, self._barred_until = True, now + BARRED_SECONDS
         if not patient:
             return team.withdraw(lambda _: True)
-        # Full jitter: many pools that failed together shall not come back together.
-        pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311 - no secret
-        team.beCautious(time.monotonic() + pause)
+        team.beCautious(now + self.pause)
         if first:
             goes_on = "fewer connections" if serves else "none until one can be opened"
             _log.warning("%s goes on with %s: %s", self._name, goes_on, error)
         return []
+
+
+def another(error: ConnectFailed) -> ConnectFailed:
+    """Make one more of *error*: an exception that is raised twice shows both places.
+
+    Args:
+        error: why no connection could be opened.
+    """
+    twin = type(error)(*error.args)
+    twin.__cause__ = error.__cause__
+    return twin

@@ -6,10 +6,10 @@ imported here and only when a URL is given. No thread of its own, no state.
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import TYPE_CHECKING, Any, cast
 
+from enterprise.drivers._credentials import SECRETS, Connector
 from enterprise.drivers.base import Driver
 from enterprise.errors import ConfigurationError
 
@@ -35,9 +35,6 @@ _ASYNC_SPELLINGS = {
     "postgresql+psycopg2cffi": "postgresql",
     "postgresql+pg8000": "postgresql",
 }
-
-# What drivers call the words that nobody may see.
-_SECRETS = ("password", "passwd", "pwd", "sslpassword")
 
 # Which of our extras brings a driver.
 _EXTRAS = {"psycopg": "postgres"}
@@ -75,8 +72,7 @@ def driverFor(
         name = getattr(source, "__name__", type(source).__name__)
     elif callable(source):
         name = getattr(source, "__qualname__", type(source).__name__)
-        connect = functools.partial(source, *args, **kwargs)
-        return Driver(name, connect, secrets=_secrets(kwargs))
+        return Driver(name, Connector(source, args, kwargs))
     else:
         raise ConfigurationError(
             f"A database cannot be reached through {type(source).__name__}. Pass a "
@@ -104,8 +100,7 @@ def _driver(
         from enterprise.drivers.postgres import PostgresDriver
 
         return PostgresDriver(name, args, kwargs, connect_seconds=connect_seconds)
-    connect = functools.partial(module.connect, *args, **kwargs)
-    return Driver(name, connect, module, _secrets(kwargs))
+    return Driver(name, Connector(module.connect, args, kwargs), module)
 
 
 def _read_url(
@@ -204,9 +199,5 @@ def _not_installed(name: str) -> ConfigurationError:
 
 def _shown(url: URL) -> str:
     # A password may also stand after the question mark, where SQLAlchemy shows it.
-    url = url.difference_update_query(_SECRETS)
+    url = url.difference_update_query(SECRETS)
     return url.render_as_string(hide_password=True)
-
-
-def _secrets(kwargs: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(kwargs[key]) for key in _SECRETS if kwargs.get(key))

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.drivers.base import Lane
 from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
+from enterprise.upkeep import Upkeep
 from threadpool.crew import ThreadWorker
 from threadpool.failure import Failure
 from threadpool.job import failureOf
+from threadpool.team import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,6 @@ class LaneOffice(Protocol):
 
     driver: Driver
     options: Options
-    open_function: Callable[[Any], object] | None
     grace: float
     generation: int
 
@@ -93,17 +93,13 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self.lane = lane
         # Held while the canceller speaks to the connection.
         self.guard = threading.Lock()
-        self._raw: Any = None
+        self.upkeep = Upkeep(office, lane)
         self._spared = False  # guarded by: guard (for setting it)
         self._tried = False
         self._doomed = False  # guarded by: guard
-        self._dead = False
         # When it was cut off, in seconds of time.monotonic(). Written by the canceller.
         self.severed_at = math.inf
-        self._severed = False  # By us, which says nothing about other connections.
-        self._generation = 0  # Of the pool's, when the connection was known to live.
-        self._expires = math.inf  # Seconds of time.monotonic().
-        self._rested = False  # So long that the connection must be looked at.
+        self._resets = office.options.cp_resetfun is not None
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -115,115 +111,55 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         if self._tried:
             return False
         self._tried = True
+        self.ready = self._attempt(self.upkeep.open)
+        return self.ready
+
+    def _attempt(self, connect: Callable[[], None]) -> bool:
         try:
-            self._raw = self._connect()
-        except BaseException as error:
-            self.office.failed(self.lane, self._explain(error))
+            connect()
+        except ConnectFailed as error:
+            self.office.failed(self.lane, error.with_traceback(None))
             return False
-        self.ready = True
-        self.office.opened()
         return True
 
-    def _connect(self) -> Any:
-        self._generation = self.office.generation
-        raw = self.driver.connect(self.lane)
-        try:
-            if self.office.open_function is not None:
-                self.office.open_function(raw)
-            self.driver.settle(raw, self.lane)
-        except BaseException:
-            self.driver.close(raw)
-            raise
-        if not self.driver.lives_in_memory:
-            # Less up to a twentieth: those opened together shall not end together.
-            span = self.office.options.cp_lifetime * random.uniform(0.95, 1)  # noqa: S311
-            self._expires = time.monotonic() + span
-        return raw
-
-    # -- Whether it still lives ------------------------------------------------------
-
     def park(self, seconds: float) -> bool:
-        """Wait for work; look after the connection meanwhile."""
-        options = self.office.options
+        """Wait for work; look after the connection meanwhile.
+
+        Returns:
+            False when there was none for so long, or when the connection has ended:
+            whoever comes for the next job brings another one.
+        """
+        upkeep = self.upkeep
+        keepalive = self.office.options.cp_keepalive or math.inf
         began = time.monotonic()
         left = seconds
-        while True:
-            part = min(left, options.cp_keepalive or math.inf)
+        while upkeep.reset() and not upkeep.expired():
+            part = max(0.0, min(left, keepalive, upkeep.remaining()))
             if super().park(part):
-                self._rested = time.monotonic() - began > options.cp_check
+                upkeep.rested(time.monotonic() - began)
                 return True
             left = seconds - (time.monotonic() - began)
             if left <= 0:
                 return False
-            if not self.driver.lives_in_memory and not self._alive():
-                # The next job, or the end of this worker's patience, sees to it.
-                self._expires = 0.0
-
-    def _alive(self) -> bool:
-        try:
-            self.driver.check(self._raw, self.office.options.cp_good_sql)
-        except Exception as error:
-            _log.debug("An idle connection to %s is dead: %s", self.driver.name, error)
-            self._dead = True
-            if not self._severed:
-                self.office.lost()
-            return False
-        self._generation = self.office.generation
-        return True
-
-    def _renewed(self) -> bool:
-        """Make sure that the connection lives before it gets a job.
-
-        Returns:
-            False where it was dead, and no other could be opened.
-        """
-        self._rested = False
-        if self.driver.lives_in_memory:
-            return True
-        expired = time.monotonic() >= self._expires
-        if not expired and self._alive():
-            return True
-        self._put_away_quietly()
-        try:
-            self._raw = self._connect()
-        except BaseException as error:
-            self.ready = False
-            self.office.failed(self.lane, self._explain(error))
-            return False
-        self._dead = False
-        self.office.opened()
-        return True
-
-    def _explain(self, error: BaseException) -> ConnectFailed:
-        if isinstance(error, ConnectFailed):
-            return error  # The driver explains it better than we could.
-        said = f"{type(error).__name__}: {error}".rstrip(".?! \n")
-        explained = ConnectFailed(
-            f"No connection to {self.driver.name} could be opened: {said}. Nothing "
-            f"was done. {self._advice(error)} The driver's error is the cause."
-        )
-        explained.__cause__ = error
-        return explained
-
-    def _advice(self, error: BaseException) -> str:
-        if isinstance(error, TypeError):
-            return (
-                "Check the arguments: the driver's connect() got all that do not "
-                "start with cp_."
-            )
-        return self.driver.connect_advice
+            if part == keepalive and not self.driver.lives_in_memory:
+                upkeep.alive()
+        # Woken at the last moment, it is waited for.
+        return super().park(math.inf) if self.place is not Place.IDLE else False
 
     def run(self, job: DatabaseJob[Any]) -> bool:
         """Do *job* on the connection, and see whether the connection has survived."""
         self._jobs += 1
+        upkeep = self.upkeep
         if (
-            self._rested
-            or self._generation != self.office.generation
+            upkeep.attention
+            or upkeep.generation != self.office.generation
             # A worker that never rests reads the clock now and then.
-            or (not self._jobs & 255 and time.monotonic() >= self._expires)
-        ) and not self._renewed():
+            or (not self._jobs & 255 and upkeep.expired())
+        ) and not self._attempt(upkeep.renew):
+            self.ready = False
             self.office.resubmit(job)
             return False
+        raw = upkeep.raw
         self._spared = False
         job.worker = self
         moved = False
@@ -232,9 +168,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                 job.check()
             if job.deadline is not None:
                 left = job.deadline - time.monotonic()
-                self.driver.limit(self._raw, left)
-            job.outcome = job.do(self.driver, self._raw)
-            if self.driver.dirty(self._raw):
+                self.driver.limit(raw, left)
+            job.outcome = job.do(self.driver, raw)
+            if self.driver.dirty(raw):
                 self._clean()
         except BaseException as error:
             if self._may_pass_on(job, error):
@@ -243,7 +179,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
                 self.driver.redact(error)
                 job.outcome = self._judge(job, error)
         if job.deadline is not None:
-            self.driver.limit(self._raw, None)
+            self.driver.limit(raw, None)
+        if self._resets:
+            upkeep.used()
         self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
             # The canceller may be at it this very moment; it must not meet the next
@@ -266,7 +204,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         Raises:
             TransactionEnded: always.
         """
-        self.driver.rollback(self._raw)
+        self.driver.rollback(self.upkeep.raw)
         raise TransactionEnded(
             "A statement began a transaction and nobody ended it, so it was rolled "
             "back: the next statement may run on any connection. Use runInteraction "
@@ -287,7 +225,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             # thread as long, and whoever else is to be stopped would wait for it.
             if self.job is job and not self._spared and not self._doomed:
                 try:
-                    self.driver.cancel(self._raw)
+                    self.driver.cancel(self.upkeep.raw)
                 except Exception as error:
                     # It may still arrive, and must not hit the next one's statement.
                     self._doomed = True
@@ -310,9 +248,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self.severed_at = time.monotonic()
             if self.driver.lives_in_memory:
                 return  # The data would go with it.
-            self._doomed = self._severed = True
+            self._doomed = self.upkeep.severed = True
             try:
-                self.driver.sever(self._raw)
+                self.driver.sever(self.upkeep.raw)
             except Exception as error:
                 _log.warning(
                     "%s could not be cut off (%s: %s).",
@@ -349,11 +287,10 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._spared = True
 
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
-        if not self.driver.lost(self._raw, error):
+        if not self.driver.lost(self.upkeep.raw, error):
             return failureOf(error)
-        self.ready, self._dead = False, True
-        if not self._severed:
-            self.office.lost()
+        self.ready = False
+        self.upkeep.bury()
         if isinstance(error, ConnectionLost):
             return failureOf(error)
         return Failure(job.lostWith(self.driver, error))
@@ -370,25 +307,4 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def close(self) -> None:
         """Close the connection; the worker's thread ends afterwards."""
-        if self._raw is not None:
-            self._put_away()
-
-    def _put_away_quietly(self) -> None:
-        try:
-            self._put_away()
-        except Exception as error:
-            _log.warning(
-                "An old connection to %s closed badly: %s", self.driver.name, error
-            )
-
-    def _put_away(self) -> None:
-        raw, self._raw = self._raw, None
-        try:
-            self.driver.close(raw)
-        except Exception as error:
-            if not self._dead:
-                raise
-            # One that is dead already cannot say goodbye.
-            _log.debug("A connection to %s closed badly: %s", self.driver.name, error)
-        finally:
-            self.office.closed()
+        self.upkeep.close()

@@ -253,6 +253,13 @@ class Roster(Generic[J]):
         coming = self._at[_PREPARING] + self._at[_HIRED]
         return waiting > coming and self._size < self.maximum
 
+    def _lacks(self, now: float) -> bool:
+        """Say whether one of the minimum is missing, and may be hired now."""
+        if self._closed or not self._open or self._size >= self.minimum:
+            return False
+        preparing = self._at[_PREPARING] + self._at[_HIRED]
+        return now >= self.not_before and not (self._cautious and preparing)
+
     def _hired_arrived(self) -> None:
         """One of the hired is here, or never will be."""
         # Nobody knows which of them was called and which belongs to the minimum: so

@@ -250,9 +250,9 @@ class Staff(Roster[J]):
         # Each place once: workers that fail to get ready may be gone again by then.
         for _ in range(self.minimum + 1):
             with self._lock:
-                comer = self._call(time.monotonic())
-                wanted = self._open and not self._closed
-                if comer is None and wanted and self._size < self.minimum:
+                now = time.monotonic()
+                comer = self._call(now)
+                if comer is None and self._lacks(now):
                     self._enlist()
                     comer = "hired"
             if comer is None:

@@ -8,6 +8,7 @@ Source: PEP 249.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Driver", "Lane", "TransactionState"]
 
@@ -69,6 +70,12 @@ class Driver:
         self.module = module
         self._connect = connect
         self._secrets = tuple(secret for secret in secrets if secret)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Strings that must never be shown; longer ones first."""
+        given = getattr(self._connect, "secrets", ())
+        return tuple(sorted({*self._secrets, *given}, key=len, reverse=True))
 
     @property
     def paramstyle(self) -> str:
@@ -152,22 +159,17 @@ class Driver:
 
     def redact(self, error: BaseException) -> None:
         """Take our secrets out of the driver's *error*, in place."""
-        if not self._secrets:
+        secrets = self.secrets
+        if not secrets:
             return
         seen: set[int] = set()
         todo: BaseException | None = error
         while todo is not None and id(todo) not in seen:
             seen.add(id(todo))
-            args = tuple(self._redacted(value) for value in todo.args)
+            args = tuple(_redacted(value, secrets) for value in todo.args)
             if args != todo.args:  # A user's own exception may refuse to be changed.
                 todo.args = args
             todo = todo.__cause__ or todo.__context__
-
-    def _redacted(self, value: object) -> object:
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, "***")
-        return value
 
     # -- Single statements; where the driver does not, the caller commits --------------
 
@@ -264,6 +266,29 @@ class Driver:
         """Roll the transaction back; harmless where there is none."""
         raw.rollback()
 
+    @contextlib.contextmanager
+    def bare(self, raw: Any) -> Iterator[None]:
+        """Have *raw* commit each statement by itself inside this.
+
+        Raises:
+            ConfigurationError: the driver has no such mode that we know of.
+        """
+        if self.autocommits:
+            yield
+            return
+        try:
+            before, raw.autocommit = raw.autocommit, True
+        except AttributeError:
+            raise ConfigurationError(
+                f"{self.name} has no autocommit that could be switched on: its "
+                "connections lack the attribute. Leave autocommit=True out; what the "
+                "function does is then one transaction."
+            ) from None
+        try:
+            yield
+        finally:
+            raw.autocommit = before
+
     def dirty(self, raw: Any) -> bool:
         """Say whether a transaction is open between jobs, where none should be."""
         return False
@@ -271,3 +296,10 @@ class Driver:
     def state(self, raw: Any) -> TransactionState:
         """Say what has become of the transaction; OPEN where the driver cannot tell."""
         return TransactionState.OPEN
+
+
+def _redacted(value: object, secrets: tuple[str, ...]) -> object:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+    return value

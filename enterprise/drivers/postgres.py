@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from enterprise.drivers._credentials import Connector
 from enterprise.drivers.base import Driver, TransactionState
 
 __all__ = ["PostgresDriver"]
@@ -52,10 +53,8 @@ class PostgresDriver(Driver):
         # A statement by itself costs one round trip in autocommit, three otherwise.
         kwargs["autocommit"] = True
         spelled = [*args, kwargs["conninfo"]] if "conninfo" in kwargs else args
-        secrets = (str(kwargs.get("password") or ""), *map(_password, spelled))
-        super().__init__(
-            name, lambda: psycopg.connect(*args, **kwargs), psycopg, secrets
-        )
+        connector = Connector(psycopg.connect, args, kwargs)
+        super().__init__(name, connector, psycopg, tuple(map(_password, spelled)))
 
     def cancel(self, raw: psycopg.Connection[Any]) -> None:
         """Ask the server to stop what it does for *raw*, and wait for it to say so.

@@ -64,7 +64,7 @@ async def test_start_again(script):
 
 async def test_close_while_starting(script, monkeypatch):
     """Whoever waits for the start is told when the pool is closed first."""
-    monkeypatch.setattr("enterprise.office.ABORT_SECONDS", 0.01)
+    monkeypatch.setattr("enterprise.ending.ABORT_SECONDS", 0.01)
     script.will("connect", "hang here")
     pool = ConnectionPool(script, cp_min=1)
     started = pool.start()
@@ -94,7 +94,7 @@ async def test_close_finishes_the_work(shop):
     closed = pool.close()
     assert "closing" in repr(pool)
     assert await asyncio.gather(*work) == [None] * 50
-    assert await closed is None
+    assert await closed == ()
     assert pool.stats().connections == 0
     assert len(names(shop)) == 52
 
@@ -121,9 +121,9 @@ async def test_close_again(shop):
         return await pool.close()
 
     done = await asyncio.gather(pool.close(), pool.close(), close(), close())
-    assert done == [None] * 4
+    assert done == [()] * 4
     assert await work == [(2,)]
-    assert await pool.close() is None
+    assert await pool.close() == ()
     assert repr(pool).endswith(" closed, 0 busy, 0 idle, 0 waiting>")
 
 
@@ -186,7 +186,9 @@ async def test_close_stops_what_takes_too_long(endless):
     running = pool.runQuery(endless.sql)
     await endless.started()
     waiting = pool.runQuery("select 1")
-    await pool.close(timeout=0)
+    stopped = await pool.close(timeout=0)
+    assert [sql.split()[0] for sql in stopped] == ["select", endless.sql.split()[0]]
+    assert await pool.close() == stopped
     for work in (running, waiting):
         assert isinstance(await outcome(work), PoolClosed)
     assert pool.stats().connections == 0
@@ -195,7 +197,7 @@ async def test_close_stops_what_takes_too_long(endless):
 
 async def test_close_with_a_stuck_driver(script, caplog, monkeypatch):
     """A driver that does not react is left to itself, with a WARNING; close returns."""
-    monkeypatch.setattr("enterprise.office.ABORT_SECONDS", 0.01)
+    monkeypatch.setattr("enterprise.ending.ABORT_SECONDS", 0.01)
     pool = ConnectionPool(script, cp_max=1)
     stuck = pool.runQuery("hang here")
     await reached(script.gate("here").reached)
@@ -210,7 +212,7 @@ async def test_close_with_a_stuck_driver(script, caplog, monkeypatch):
 
 def test_close_with_a_stuck_driver_without_a_loop(script, caplog, monkeypatch):
     """The same holds where no loop runs: close returns, and the job is told."""
-    monkeypatch.setattr("enterprise.office.ABORT_SECONDS", 0.01)
+    monkeypatch.setattr("enterprise.ending.ABORT_SECONDS", 0.01)
     pool = ConnectionPool(script, cp_max=1)
 
     async def use():

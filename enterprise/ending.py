@@ -1,0 +1,175 @@
+"""The end of a pool: what was taken goes on for a while, then it is stopped.
+
+First the readers leave, then the writer, since what turns out to write must find it at
+work. After the deadline drivers are told to stop, again and again for a moment; what
+does not obey is left to itself. Any thread may enter.
+
+Source: HikariCP's soft eviction and abort; psycopg_pool's `close(timeout)`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from enterprise.jobs import COMMITTED
+from threadpool.defer import Deferred
+from threadpool.error import PoolClosed
+from threadpool.failure import Failure
+
+if TYPE_CHECKING:
+    from enterprise.jobs import DatabaseJob
+    from enterprise.office import Office
+    from threadpool.events import PendingEvents
+
+__all__ = ["Ending"]
+
+_log = logging.getLogger(__name__)
+
+# After `close` has told the drivers to stop, how long it waits for them to obey
+# before it leaves their threads to themselves.
+ABORT_SECONDS = 2.0
+
+# How often it tells them in that time: a statement about to begin hears nothing.
+HALTS = 10
+
+# Of what was stopped, how much is named in the log.
+NAMED = 3
+
+
+class Ending:
+    """How one pool ends.
+
+    Args:
+        office: the pool's.
+    """
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._lock = threading.Lock()
+        self.over = threading.Event()
+        # guarded by: _lock
+        self._closers: list[tuple[PendingEvents, Deferred[tuple[str, ...]]]] = []
+        self._stopped: dict[DatabaseJob[Any], str] = {}
+
+    def begin(
+        self, home: PendingEvents | None, seconds: float
+    ) -> Deferred[tuple[str, ...]]:
+        """End everything; see `ConnectionPool.close`.
+
+        Args:
+            home: of the loop that waits; None where this thread does.
+            seconds: for which work may go on.
+
+        Returns:
+            A Deferred of what was stopped; it has fired where this thread waited.
+        """
+        closed: Deferred[tuple[str, ...]]
+        closed = Deferred() if home is None else home.deferred()
+        if self._office.beginClosing():
+            self._office.reader.team.close(self._readers_gone)
+        if home is None:
+            if not self.over.wait(seconds):
+                for _ in range(HALTS):
+                    self._stop_running()
+                    if self.over.wait(ABORT_SECONDS / HALTS):
+                        break
+                self._abandon()
+            closed.callback(self._report())
+            return closed
+        with self._lock:
+            over = self.over.is_set()
+            if not over:
+                self._closers.append((home, closed))
+        if over:
+            closed.callback(self._report())
+        else:
+            for turn in range(HALTS):
+                pause = seconds + ABORT_SECONDS * turn / HALTS
+                home.later(pause, self._stop_running)
+            home.later(seconds + ABORT_SECONDS, self._abandon)
+        return closed
+
+    def _readers_gone(self) -> None:
+        office = self._office
+        if office.writer is office.reader:
+            self._end()
+        else:
+            office.writer.team.close(self._end)
+
+    def _end(self) -> None:
+        """Everybody is gone, or given up: say so to whoever waits."""
+        with self._lock:
+            first = not self.over.is_set()
+            self.over.set()
+            told, self._closers = self._closers, []
+        if first:
+            self._office.ended()
+        report = self._report()
+        if first and report:
+            _log.warning(
+                "%s was closed before %d of its jobs were done, which were stopped "
+                "and rolled back: %s%s.",
+                self._office.name,
+                len(report),
+                "; ".join(report[:NAMED]),
+                "; ..." if len(report) > NAMED else "",
+            )
+        for home, deferred in told:
+            home.fire(deferred, report)
+
+    def _report(self) -> tuple[str, ...]:
+        # What was told to stop may have been done all the same.
+        with self._lock:
+            stopped = list(self._stopped.items())
+        return tuple(label for job, label in stopped if job.phase is not COMMITTED)
+
+    def _stop_running(self) -> None:
+        """The time for ending by themselves is over: refuse and stop what is left."""
+        if self.over.is_set():
+            return
+        for crew in self._office.crews.values():
+            for job in crew.team.withdraw(lambda _: True):
+                self._note(job)
+                job.outcome = Failure(self.error())
+                job.sendHome()
+            for job in crew.team.running():
+                self._note(job)
+                job.stop_error = self.error()
+                job.halt()
+
+    def _note(self, job: DatabaseJob[Any]) -> None:
+        with self._lock:
+            if job not in self._stopped:
+                self._stopped[job] = job.label()
+
+    def _abandon(self) -> None:
+        """The drivers do not obey: leave their threads to themselves."""
+        if self.over.is_set():
+            return
+        office = self._office
+        stuck = [job for crew in office.crews.values() for job in crew.team.running()]
+        _log.warning(
+            "%s is closed, but %d statement(s) go on in their driver, which does not "
+            "react. Their threads end when the driver returns, or with the process.",
+            office.name,
+            len(stuck),
+        )
+        for job in stuck:
+            if job.home is not None:
+                job.home.fire(job, Failure(self.error()))
+        office.writer.team.close(self._end)  # Where it still waited for the readers.
+        self._end()
+
+    def error(self) -> PoolClosed:
+        """Make what those get whose work the end has stopped."""
+        return PoolClosed(
+            f"{self._office.name} was closed before this was done; what it had begun "
+            "was stopped and rolled back. Await the work before closing, or close with "
+            "a longer timeout."
+        )
+
+    def __repr__(self) -> str:
+        state = "over" if self.over.is_set() else "not over"
+        return f"<Ending of {self._office.name}, {state}>"
