@@ -62,7 +62,7 @@ class _Opened:
         """Let the caller into the block; a lease that is being stopped tells itself."""
         lease = self._lease
         if not lease.cancel_wanted and not lease.opened.called:
-            lease.opened.callback(None)
+            lease.opened._fire(None, directly=True)
 
 
 class Lease(InTransaction[None]):

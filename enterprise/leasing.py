@@ -83,6 +83,10 @@ class LeasedTransaction:
         except GeneratorExit:
             lease.forsake()  # This task was destroyed.
             raise
+        except BaseException:
+            if not lease.over:  # Cancelled when it had begun: nobody else ends it.
+                await lease.undo()
+            raise
         self._watch()
         return self
 

@@ -166,6 +166,10 @@ class Office:
 
     def resubmit(self, job: DatabaseJob[Any]) -> None:
         """Queue *job* once more, since there was no connection to do it on."""
+        if job.cancel_wanted:  # It was stopped before anything was sent.
+            job.outcome = Failure(job.stopped())
+            job.sendHome()
+            return
         try:
             job.team.submit(job)
         except RuntimeError:

@@ -155,9 +155,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             or upkeep.generation != self.office.generation
             # A worker that never rests reads the clock now and then.
             or (not self._jobs & 255 and upkeep.expired())
-        ) and not self._attempt(upkeep.renew):
-            self.ready = False
-            self.office.resubmit(job)
+        ) and not self._renew(job):
             return False
         raw = upkeep.raw
         self._spared = False
@@ -197,6 +195,29 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             return False
         job.clear()
         return not job.released
+
+    def _renew(self, job: DatabaseJob[Any]) -> bool:
+        """Make sure that there is a connection for *job*; False where it is not run.
+
+        A server that says nothing keeps us here: whoever stops the job has the
+        connection cut off, and then goes on without us.
+        """
+        self._spared = True  # There is no statement of the job's to be stopped.
+        job.worker = self
+        renewed = self._attempt(self.upkeep.renew)
+        with self.guard:
+            job.worker = None
+            self._doomed = self.upkeep.severed = False
+            released = job.released
+        if not renewed:
+            self.ready = False
+        if released:
+            job.clear()
+        elif renewed:
+            return True
+        else:
+            self.office.resubmit(job)
+        return False
 
     def _clean(self) -> None:
         """End a transaction that a job has left open: the next one's work is not in it.
@@ -249,6 +270,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self.driver.lives_in_memory:
                 return  # The data would go with it.
             self._doomed = self.upkeep.severed = True
+            if self.upkeep.raw is None:
+                return  # It is being opened, and belongs to the driver alone.
             try:
                 self.driver.sever(self.upkeep.raw)
             except Exception as error:

@@ -76,7 +76,8 @@ class _Fire:
     def happen(self) -> None:
         """Fire it."""
         if not self.deferred.called:
-            self.deferred.callback(self.result)
+            # Within this turn: a cancel in the one between would hide the answer.
+            self.deferred._fire(self.result, directly=True)
 
 
 class PendingEvents:
