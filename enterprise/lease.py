@@ -339,7 +339,9 @@ class Lease(InTransaction[None]):
 
     def _carry(self, call: LeaseCall[Any], home: PendingEvents) -> None:
         try:
-            home.hold(call, time.monotonic(), dry=self._calls.empty())
+            now = time.monotonic()
+            home.hold(call, now)
+            home.release(now, dry=self._calls.empty())
         except LoopClosed:
             call.lost()
             raise

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from enterprise.errors import NestedAcquire
 from enterprise.interaction import Interaction, inside
 from enterprise.lease import Lease
-from threadpool.job import QUEUED, JobState
+from threadpool.job import QUEUED, TAKEN, JobState
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Ledger", "caller"]
 
 T = TypeVar("T")
+
+_WAITING = (QUEUED, TAKEN)
 
 
 def caller() -> object | None:
@@ -114,7 +116,7 @@ class Ledger:
                 return None
             if not self._circle(job.team, holding, asking):
                 wishes = self._wishes.setdefault(asking, [])
-                wishes[:] = [wish for wish in wishes if wish.state is QUEUED]
+                wishes[:] = [wish for wish in wishes if wish.state in _WAITING]
                 wishes.append(job)
                 return None
         return NestedAcquire(
@@ -150,7 +152,7 @@ class Ledger:
         if owner is None or owner is asking:
             return owner is asking
         wishes = self._wishes.get(owner, ())
-        return any(wish.team is team and wish.state is QUEUED for wish in wishes)
+        return any(wish.team is team and wish.state in _WAITING for wish in wishes)
 
     def _owner(self, held: DatabaseJob[Any]) -> object | None:
         """Return who must go on so that *held*'s worker comes free; None for nobody."""

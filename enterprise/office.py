@@ -23,11 +23,11 @@ from enterprise.stats import PoolStats, addUp
 from enterprise.worker import ConnectionWorker
 from threadable import _switch
 from threadpool import ticker
+from threadpool.bound import Bound
 from threadpool.crew import Crew
-from threadpool.error import PoolClosed, PoolFull
+from threadpool.error import PoolClosed
 from threadpool.failure import Failure
 from threadpool.pool import ThreadPool
-from threadpool.roster import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,13 +84,6 @@ class Office:
         self._deadlines = Deadlines(self)
         self.reader = self.crews.get(Lane.READER) or self.crews[Lane.ANY]
         self.writer = self.crews.get(Lane.WRITER) or self.crews[Lane.ANY]
-        # Where two lanes share the bound, no lane can keep it by itself; one can.
-        self._first, self._second = self.reader.team, self.writer.team
-        self._limit = (
-            math.inf
-            if self._first is self._second
-            else bound(options.cp_max, options.cp_backlog)
-        )
         forks.register(self)
 
     def _make_crews(self) -> dict[Lane, Crew[DatabaseJob[Any]]]:
@@ -99,6 +92,7 @@ class Office:
         keep = 1 if in_memory else options.cp_min
         crews: dict[Lane, Crew[DatabaseJob[Any]]] = {}
         lanes = self.driver.lanes(options.cp_max)
+        bound = Bound(sum(lanes.values()), options.cp_backlog)
         for lane, maximum in lanes.items():
             minimum = min(keep, maximum)
             keep -= minimum
@@ -107,8 +101,8 @@ class Office:
                 functools.partial(ConnectionWorker, self, lane),
                 minimum=minimum,
                 maximum=maximum,
-                # See `_limit` for the bound that several lanes share.
-                backlog=options.cp_backlog if len(lanes) == 1 else None,
+                backlog=options.cp_backlog,
+                bound=bound,  # One for all lanes.
                 idle_seconds=math.inf if in_memory else options.cp_idle,
             )
         return crews
@@ -132,8 +126,6 @@ class Office:
                 job.errback(refusal)
                 return job
         try:
-            if self._first.unfinished + self._second.unfinished >= self._limit:
-                raise self._refusal()
             job.team.submit(job)
         except RuntimeError:  # A PoolError, or no thread could be started.
             job.errback()
@@ -145,18 +137,6 @@ class Office:
         return PoolClosed(
             f"{self.name} is closed and takes no more work. Make a new pool, or close "
             "this one after its last call."
-        )
-
-    def _refusal(self) -> PoolFull:
-        unfinished = self._first.unfinished + self._second.unfinished
-        self._second.refuse()
-        return PoolFull(
-            f"{self.name} is full: {unfinished} unfinished jobs, and its bound is "
-            f"{self._limit:.0f} ({self.options.cp_max} connections and a backlog of "
-            f"{self.options.cp_backlog}). Work comes in faster than it gets done: "
-            "submit less at a time, or raise cp_backlog.",
-            unfinished=unfinished,
-            limit=int(self._limit),
         )
 
     def passOn(self, job: DatabaseJob[Any]) -> None:

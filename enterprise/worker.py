@@ -18,7 +18,7 @@ from enterprise.upkeep import Upkeep
 from threadpool.crew import ThreadWorker
 from threadpool.failure import Failure
 from threadpool.job import failureOf
-from threadpool.team import Place
+from threadpool.worker import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable

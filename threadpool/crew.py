@@ -18,10 +18,13 @@ import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from threadpool.job import Job, failureOf
-from threadpool.team import Place, Team, Worker
+from threadpool.team import Team
+from threadpool.worker import Place, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from threadpool.bound import Bound
 
 __all__ = ["Crew", "ThreadWorker", "currentTeam"]
 
@@ -50,7 +53,7 @@ def currentTeam() -> Team[Any] | None:
     return _here.team
 
 
-class ThreadWorker(Generic[J]):
+class ThreadWorker(Worker[J]):
     """A worker that is a thread: it parks on a lock of its own.
 
     Subclasses give `run` and, where getting ready takes more than a thread,
@@ -58,26 +61,12 @@ class ThreadWorker(Generic[J]):
     """
 
     def __init__(self) -> None:
-        self.place = Place.HIRED
-        self.ready = True
-        self.job: J | None = None
-        self.delivering: J | None = None
+        super().__init__()
         self._bell = threading.Lock()
         self._bell.acquire()
 
-    def prepare(self) -> bool:
-        """Nothing is needed."""
-        return True
-
-    def run(self, job: J) -> bool:
-        """Do *job*; see `team.Worker`."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Put away what `prepare` opened; the thread ends afterwards."""
-
-    def interrupt(self) -> None:
-        """Stop the job that runs, where that can be done. Any thread."""
 
     def park(self, seconds: float) -> bool:
         """Wait for `wake`, for *seconds* at the most."""
@@ -98,6 +87,7 @@ class Crew(Generic[J]):
         maximum: as for `Team`.
         backlog: as for `Team`.
         idle_seconds: as for `Team`.
+        bound: as for `Team`.
     """
 
     def __init__(
@@ -109,6 +99,7 @@ class Crew(Generic[J]):
         maximum: int,
         backlog: int | None,
         idle_seconds: float,
+        bound: Bound | None = None,
     ) -> None:
         self.name = name
         self._make_worker = make_worker
@@ -122,6 +113,7 @@ class Crew(Generic[J]):
             maximum=maximum,
             backlog=backlog,
             idle_seconds=idle_seconds,
+            bound=bound,
         )
         _crews.add(self)
 

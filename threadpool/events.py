@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from threadpool import ticker
 from threadpool._coroutine import fromCoroutine
 from threadpool._deferred import Deferred
+from threadpool._fire import Fire
 from threadpool.error import LoopClosed
 
 if TYPE_CHECKING:
@@ -57,27 +58,6 @@ class Event(Protocol):
     def happen(self) -> None:
         """Do what is pending, on the loop's thread."""
         ...
-
-
-class _Fire:
-    """The event of a Deferred that gets its result from another thread.
-
-    Args:
-        deferred: what to fire; nothing happens when it was cancelled meanwhile.
-        result: a value or a Failure.
-    """
-
-    __slots__ = ("deferred", "result")
-
-    def __init__(self, deferred: Deferred[Any], result: Any) -> None:
-        self.deferred = deferred
-        self.result = result
-
-    def happen(self) -> None:
-        """Fire it."""
-        if not self.deferred.called:
-            # Within this turn: a cancel in the one between would hide the answer.
-            self.deferred._fire(self.result, directly=True)
 
 
 class PendingEvents:
@@ -158,31 +138,40 @@ class PendingEvents:
         elif not self._woken:
             self._wake()
 
-    def hold(self, event: Event, now: float, *, dry: bool) -> None:
-        """Queue a worker's outcome, and wake the loop if it has waited long enough.
+    def hold(self, event: Event, now: float) -> None:
+        """Queue a worker's outcome, and let it wait for others; `release` follows.
 
         Args:
             event: as for `put`.
             now: seconds of time.monotonic().
-            dry: the worker has nothing more to do, so nothing will travel along.
 
         Raises:
             LoopClosed: the loop has ended. The event was not queued.
         """
-        queue = self._queue
-        queue.append(event)
+        self._queue.append(event)
         if self._closed:
             self._refuse(event)
-            return
-        if self._woken:
-            return
-        if dry or len(queue) >= BURST:
-            self._wake()
-        elif self._held_since is None:
+        elif self._held_since is None and not self._woken:
+            # Its worker may go on to something long at once.
             self._held_since = now
             if self not in ticker.watched:
                 ticker.watch(self)
-        elif now - self._held_since > HOLD_SECONDS:
+
+    def release(self, now: float, *, dry: bool) -> None:
+        """Wake the loop for what is held, if that has waited long enough.
+
+        Args:
+            now: seconds of time.monotonic().
+            dry: the worker has nothing more to do, so nothing will travel along.
+        """
+        if self._woken or self._closed:
+            return
+        since = self._held_since
+        if (
+            dry
+            or len(self._queue) >= BURST
+            or (since is not None and now - since > HOLD_SECONDS)
+        ) and self._queue:
             self._wake()
 
     def fire(self, deferred: Deferred[Any], result: object) -> None:
@@ -195,7 +184,7 @@ class PendingEvents:
             result: a value or a Failure.
         """
         with contextlib.suppress(LoopClosed):
-            self.put(_Fire(deferred, result))
+            self.put(Fire(deferred, result))
 
     def deferred(self) -> Deferred[Any]:
         """Make a Deferred that belongs to this loop."""

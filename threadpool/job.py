@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
-__all__ = ["QUEUED", "Job", "JobState", "failureOf"]
+__all__ = ["QUEUED", "RUNNING", "TAKEN", "Job", "JobState", "failureOf"]
 
 T = TypeVar("T")
 
@@ -45,12 +45,15 @@ class JobState(enum.Enum):
     """Where a job is on its way."""
 
     QUEUED = "queued"
+    TAKEN = "taken"  # By a worker that has not begun it, and may lose it again.
     RUNNING = "running"
     REMOVED = "removed"
 
 
 # Reading a member off its class costs as much as calling a function.
 QUEUED = JobState.QUEUED
+TAKEN = JobState.TAKEN
+RUNNING = JobState.RUNNING
 
 
 class Job(Deferred[T]):

@@ -241,9 +241,10 @@ class ThreadPool:
         await self.close()
 
     def _end(self, when_gone: Callable[[], None]) -> None:
-        self._team.close(when_gone)
+        opened = self._team._open
+        self._team.close(when_gone if opened else lambda: None)
         _switch.pool_stopped(self)
-        if self._team._open:  # Once opened, it finishes what it has.
+        if opened:  # It finishes what it has.
             return
         for job in self._team.withdraw(lambda _: True):
             if job.home is not None:
@@ -252,6 +253,7 @@ class ThreadPool:
                     "never begun. Start the pool first."
                 )
                 job.home.fire(job, Failure(error))
+        when_gone()  # Nobody was here, and those who waited have been told first.
 
     def adjustPoolsize(
         self, minthreads: int | None = None, maxthreads: int | None = None

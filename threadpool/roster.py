@@ -9,23 +9,23 @@ Source: httpcore's pool, whose one deciding method returns what its caller shall
 
 from __future__ import annotations
 
-import enum
 import math
-import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal
 
 from threadpool import ticker
-from threadpool.error import PoolClosed, PoolError, PoolFull
-from threadpool.job import QUEUED, Job, JobState
+from threadpool.bound import Bound
+from threadpool.error import PoolClosed
+from threadpool.job import QUEUED, TAKEN
 from threadpool.stats import TeamStats
+from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadpool.events import PendingEvents
 
-__all__ = ["Place", "Roster", "Worker"]
+__all__ = ["Roster"]
 
 # Another worker is woken when the jobs that wait would keep those awake for longer
 # than this. Waking one costs the system call, a context switch, and with a GIL a fight
@@ -37,77 +37,26 @@ WAKE_SECONDS: Final = 0.000300
 # and the next job must not wait for them.
 STALL_SECONDS: Final = 0.000300
 
-# The shortest recent job time grows by this factor with every longer job, so that it
-# follows when the work changes. The shortest, because a mean would include the waits
+# The shortest recent job time grows by this part of it with every longer job, so that
+# it follows when the work changes. The shortest, because a mean would include the waits
 # for the GIL: the more workers, the longer the jobs seem, the more workers are woken.
-# At 1.02 it doubled within one burst and did just that; where work really gets longer,
+# At 0.02 it doubled within one burst and did just that; where work really gets longer,
 # the ticker wakes another worker every half millisecond meanwhile.
-FORGETTING: Final = 1.002
+FORGETTING: Final = 0.002
 
 # Everybody waits for the loop while jobs wait, for so long: then it looks like a circle
 # that never ends. Workers that the loop answers soon are no news to anybody.
 STARVING_SECONDS: Final = 1.0
 
-J = TypeVar("J", bound=Job[Any])
+# How many jobs a worker takes at once, at the most. It takes its share of what waits,
+# and no more than WAKE_SECONDS of work: taking one costs as much as running a small
+# one, and what it has taken nobody else comes for unless it gets stuck.
+SHARE: Final = 32
 
 # Reading a member off its class costs as much as calling a function.
-_RUNNING = JobState.RUNNING
-
-
-class Place(enum.IntEnum):
-    """Where a worker is."""
-
-    HIRED = 0  # Its thread is being started.
-    PREPARING = 1  # Getting ready, which may take long: connecting, say.
-    AWAKE = 2  # Running a job, or on its way to one.
-    IDLE = 3  # Parked.
-    LEAVING = 4  # Takes no more jobs; still has something to put away.
-
-
 _HIRED = Place.HIRED
 _PREPARING = Place.PREPARING
 _AWAKE = Place.AWAKE
-
-
-class Worker(Protocol[J]):
-    """What the team asks of a worker. All but `wake` on the worker's own thread."""
-
-    place: Place
-    """Set by the team, guarded by its lock; HIRED at first."""
-
-    ready: bool
-    """Whether it can run a job right now, without `prepare`."""
-
-    job: J | None
-    """What it runs at the moment. Set by the team, guarded by its lock."""
-
-    delivering: J | None
-    """What it has run and not brought home yet. Set by the team, under its lock; taken
-    away again without it."""
-
-    def prepare(self) -> bool:
-        """Become ready, however long that takes; False to resign."""
-        ...
-
-    def run(self, job: J) -> bool:
-        """Do *job* and keep its outcome in it; never raises.
-
-        Returns:
-            False when the job was handed to another team, which then delivers it.
-        """
-        ...
-
-    def park(self, seconds: float) -> bool:
-        """Wait until woken, for *seconds* at the most; False when they passed first."""
-        ...
-
-    def interrupt(self) -> None:
-        """Stop the job that runs, where that can be done. Any thread."""
-        ...
-
-    def wake(self) -> None:
-        """End the `park` that goes on or comes next. Any thread, once for each."""
-        ...
 
 
 class Roster(Generic[J]):
@@ -119,6 +68,7 @@ class Roster(Generic[J]):
         maximum: workers at the most.
         backlog: jobs that may wait beyond one for each worker; None for no bound.
         idle_seconds: how long a worker above the minimum waits for work.
+        bound: one that it shares with others, instead of *maximum* and *backlog*.
     """
 
     def __init__(
@@ -129,14 +79,17 @@ class Roster(Generic[J]):
         maximum: int,
         backlog: int | None,
         idle_seconds: float,
+        bound: Bound | None = None,
     ) -> None:
         self.name = name
-        self._lock = threading.Lock()
+        self._shares = bound is not None
+        self._bound = bound or Bound(maximum, backlog)
+        self._bound.teams.append(self)
+        self._lock = self._bound.lock
         # All fields below guarded by: _lock.
+        self.backlog = backlog
         self.minimum = minimum
         self.maximum = maximum
-        self.backlog = backlog
-        self._limit = bound(maximum, backlog)  # Of unfinished jobs; -1: closed.
         self.idle_seconds = idle_seconds
         self._queue: deque[J] = deque()
         self._skipped = 0  # Jobs in the queue that were removed: workers skip them.
@@ -162,30 +115,93 @@ class Roster(Generic[J]):
         self._cautious = False
         # When it was last said that no thread could be started.
         self._told = -math.inf
-        self._last_pull = 0.0  # Seconds of time.monotonic().
+        # Up to so many waiting jobs nobody is called; kept for the hot path.
+        self._enough = -1.0
+        # When anybody last began a job, in seconds of time.monotonic(). Written by
+        # workers without the lock: any of the latest will do.
+        self._last_begun = 0.0
         self._home: PendingEvents | None = None  # Where the last job came from.
-        self.unfinished = 0  # Jobs waiting and running; anybody may read it.
-        self._finished = self._removed = self._refused = 0
+        self._submitted = self._removed = self._refused = 0
+        # Of workers that are gone; the others keep count themselves.
+        self._finished = 0
+        self._run_seconds = 0.0
         self._most_workers = self._most_unfinished = 0
-        self._wait_seconds = self._run_seconds = 0.0
+        self._wait_seconds = 0.0
         self._when_gone: list[Callable[[], None]] = []
 
-    def _pull(self, worker: Worker[J], now: float) -> J | None:
-        """Take the next job for *worker*; where there is none it becomes idle."""
-        queue = self._queue
+    @property
+    def unfinished(self) -> int:
+        """How many jobs wait or run. The caller holds the lock."""
+        finished = self._finished
+        for worker in self._crew:
+            finished += worker.finished
+        return self._submitted - self._removed - finished
+
+    def _waiting(self) -> int:
+        """Count the jobs that nobody has begun."""
+        taken = sum(len(worker.taken) for worker in self._crew)
+        return len(self._queue) - self._skipped + taken
+
+    def _take(self, worker: Worker[J], now: float) -> bool:
+        """Give *worker* its share of what waits; where there is nothing it is idle."""
+        queue, taken = self._queue, worker.taken
+        if len(queue) + self._at[_AWAKE] > self._most_unfinished:
+            self._note_depth()
+        worker.begun_at = self._last_begun = now  # Or in a moment.
+        share = 1
+        if len(queue) > 1:
+            fair = min(SHARE, len(queue) // self._at[_AWAKE])
+            share = min(fair, int(WAKE_SECONDS / self._shortest))
         while queue:
             job = queue.popleft()
-            if job.state is QUEUED:
-                job.state = _RUNNING
-                worker.job = job
-                self._wait_seconds += now - job.queued_at
-                self._last_pull = now
-                return job
-            self._skipped -= 1
-        worker.job = None
+            if job.state is not QUEUED:
+                self._skipped -= 1
+                continue
+            job.state = TAKEN
+            self._wait_seconds += now - job.queued_at
+            taken.append(job)
+            share -= 1
+            if share <= 0:
+                return True
+        if taken:
+            return True
         self._move(worker, Place.IDLE)
         self._idle.append(worker)
-        return None
+        return False
+
+    def _recall(self, worker: Worker[J]) -> None:
+        """Put back what *worker* has taken and not begun, before all that waits."""
+        while True:
+            try:
+                job = worker.taken.pop()
+            except IndexError:  # It has begun the last one.
+                return
+            job.state = QUEUED
+            self._queue.appendleft(job)
+
+    def _unstick(self, now: float) -> bool:
+        """Put back what those have taken who are inside a long job.
+
+        Returns:
+            Whether anybody has still taken more than it has begun.
+        """
+        left = False
+        for worker in self._crew:
+            if worker.taken:
+                if now - worker.begun_at > STALL_SECONDS:
+                    self._recall(worker)
+                else:
+                    left = True
+        return left
+
+    def _recall_all(self) -> None:
+        for worker in self._crew:
+            if worker.taken:
+                self._recall(worker)
+
+    def _note_depth(self) -> None:
+        """See whether so much was never unfinished before."""
+        self._most_unfinished = max(self._most_unfinished, self.unfinished)
 
     def tick(self, now: float) -> bool:
         """Be looked at by the ticker; see `Staff.tick`."""
@@ -207,7 +223,7 @@ class Roster(Generic[J]):
         if (
             awake
             and waiting * self._shortest <= WAKE_SECONDS * awake
-            and now - self._last_pull <= STALL_SECONDS
+            and now - self._last_begun <= STALL_SECONDS
         ):
             if self not in ticker.watched:
                 ticker.watch(self)
@@ -293,47 +309,61 @@ class Roster(Generic[J]):
         self._at[worker.place] -= 1
         self._at[place] += 1
         worker.place = place
+        self._appraise()
 
-    def _refusal(self) -> PoolError:
+    def _appraise(self) -> None:
+        """Work out how much may wait without anybody being called for it."""
+        awake = self._at[_AWAKE]
+        self._enough = WAKE_SECONDS * awake / self._shortest if awake else -1.0
+
+    def _admit(self) -> None:
+        """Let a job in where there seemed to be no room.
+
+        Raises:
+            PoolClosed: the team takes no more work.
+            PoolFull: there is none.
+        """
         if self._closed:
-            return PoolClosed(
+            raise PoolClosed(
                 f"{self.name} is closed and takes no more work. Make a new pool, start "
                 "this one again where it can be, or close it after its last call."
             )
-        self._refused += 1
-        return PoolFull(
-            f"{self.name} is full: {self.unfinished} unfinished jobs, and its bound "
-            f"is {self._limit:.0f} ({self.maximum} workers and a backlog of "
-            f"{self.backlog}). Work comes in faster than it gets done: submit less at "
-            "a time, or allow a larger backlog.",
-            unfinished=self.unfinished,
-            limit=int(self._limit),
-        )
+        self._note_depth()
+        error = self._bound.full(self.name)
+        if error is not None:
+            self._refused += 1
+            raise error
 
     def _figures(self) -> TeamStats:
+        self._note_depth()
+        unfinished, waiting = self.unfinished, self._waiting()
+        finished = self._submitted - self._removed - unfinished
         return TeamStats(
             workers=self._size,
-            busy=self.unfinished - len(self._queue) + self._skipped,
+            busy=unfinished - waiting,
             idle=self._at[Place.IDLE],
-            waiting=len(self._queue) - self._skipped,
-            unfinished=self.unfinished,
-            submitted=self.unfinished + self._finished + self._removed,
-            finished=self._finished,
+            waiting=waiting,
+            unfinished=unfinished,
+            submitted=self._submitted,
+            finished=finished,
             removed=self._removed,
             refused=self._refused,
             most_workers=self._most_workers,
             most_unfinished=self._most_unfinished,
             wait_seconds=self._wait_seconds,
-            run_seconds=self._run_seconds,
+            run_seconds=self._run_seconds + sum(w.run_seconds for w in self._crew),
         )
 
     def _clear(self) -> None:
         """Forget every worker and every job."""
+        self._finished += self.unfinished  # As good as, here.
+        self._finished += sum(worker.finished for worker in self._crew)
+        self._run_seconds += sum(worker.run_seconds for worker in self._crew)
         self._queue.clear()
         self._idle.clear()
         self._crew.clear()
         self._at = [0] * len(Place)
-        self._size = self._skipped = self.unfinished = 0
+        self._size = self._skipped = 0
         self._coming = self._complain_at = None
         self._unwanted = self._blocked = 0
         self._when_gone.clear()
@@ -347,11 +377,6 @@ class Roster(Generic[J]):
         with self._lock:
             return [w for w in self._crew if place is None or w.place is place]
 
-    def refuse(self) -> None:
-        """Count a job that was refused before it came here."""
-        with self._lock:
-            self._refused += 1
-
     def serves(self) -> bool:
         """Say whether a worker is here that takes jobs, or will in a moment."""
         with self._lock:
@@ -364,8 +389,3 @@ class Roster(Generic[J]):
             f"<Team {self.name} {state}, {stats.busy} busy, {stats.idle} idle, "
             f"{stats.waiting} waiting>"
         )
-
-
-def bound(maximum: int, backlog: int | None) -> float:
-    """Return how many unfinished jobs there may be."""
-    return math.inf if backlog is None else maximum + backlog

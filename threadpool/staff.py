@@ -10,16 +10,18 @@ Source: the coordinator of Twisted's `_threads.Team`, which grows, shrinks and q
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
 from threadpool import ticker
 from threadpool.error import PoolClosed
-from threadpool.roster import J, Place, Roster, Worker, bound
+from threadpool.roster import Roster
+from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from threadpool.bound import Bound
 
 __all__ = ["Staff"]
 
@@ -39,6 +41,7 @@ class Staff(Roster[J]):
         maximum: workers at the most.
         backlog: jobs that may wait beyond one for each worker; None for no bound.
         idle_seconds: how long a worker above the minimum waits for work.
+        bound: one that it shares with others, instead of *maximum* and *backlog*.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Staff(Roster[J]):
         maximum: int,
         backlog: int | None,
         idle_seconds: float,
+        bound: Bound | None = None,
     ) -> None:
         super().__init__(
             name,
@@ -57,6 +61,7 @@ class Staff(Roster[J]):
             maximum=maximum,
             backlog=backlog,
             idle_seconds=idle_seconds,
+            bound=bound,
         )
         self._hire = hire
 
@@ -115,8 +120,9 @@ class Staff(Roster[J]):
             complained about soon.
         """
         with self._lock:
+            stuck = self._unstick(now)
             comer = self._call(now)
-            waits = self._wants_help()
+            waits = self._wants_help() or stuck
         if comer is not None:
             self._bring(comer)
         return waits
@@ -175,7 +181,6 @@ class Staff(Roster[J]):
         """
         with self._lock:
             self._closed = True
-            self._limit = -1
             if self._size:
                 self._when_gone.append(when_gone)
                 when_gone = _nothing
@@ -200,7 +205,6 @@ class Staff(Roster[J]):
                     "again after stop() has returned, or close() has fired."
                 )
             self._closed = False
-            self._limit = bound(self.maximum, self.backlog)
 
     def resize(self, minimum: int, maximum: int) -> None:
         """Change the bounds; running jobs are never disturbed.
@@ -212,8 +216,8 @@ class Staff(Roster[J]):
         with self._lock:
             self.minimum, self.maximum = minimum, maximum
             self._complain_at = None
-            if not self._closed:
-                self._limit = bound(maximum, self.backlog)
+            if not self._shares:
+                self._bound.resize(maximum)
         self._rouse()  # Those above the maximum leave when they find nothing.
         self._fill()
 
@@ -242,7 +246,8 @@ class Staff(Roster[J]):
 
     def afterFork(self) -> None:
         """Begin anew in a forked child, which has none of the workers and no loop."""
-        self._lock = threading.Lock()
+        self._bound.afterFork()
+        self._lock = self._bound.lock
         self._clear()
 
     def _fill(self) -> None:

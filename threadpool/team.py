@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 
 from threadpool import ticker
 from threadpool.error import LoopClosed
-from threadpool.job import QUEUED, JobState
-from threadpool.roster import FORGETTING, WAKE_SECONDS, J, Place, Worker
+from threadpool.job import QUEUED, RUNNING, TAKEN, JobState
+from threadpool.roster import FORGETTING, STALL_SECONDS
 from threadpool.staff import Staff
+from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,7 @@ class Team(Staff[J]):
         maximum: workers at the most.
         backlog: jobs that may wait beyond one for each worker; None for no bound.
         idle_seconds: how long a worker above the minimum waits for work.
+        bound: one that it shares with others, instead of *maximum* and *backlog*.
     """
 
     # -- For those who bring work ----------------------------------------------------
@@ -61,19 +63,26 @@ class Team(Staff[J]):
             RuntimeError: no thread could be started, and there is none.
         """
         now = time.monotonic()
+        bound = self._bound
         with self._lock:
-            unfinished = self.unfinished
-            if unfinished >= self._limit:
-                raise self._refusal()
-            self.unfinished = unfinished = unfinished + 1
-            if unfinished > self._most_unfinished:
-                self._most_unfinished = unfinished
+            if bound.room <= 0 or self._closed:
+                self._admit()
+            bound.room -= 1
+            self._submitted += 1
             job.queued_at = now
             job.state = QUEUED  # Passed on by another team, it ran there.
             if job.home is not self._home:
                 self._greet(job.home)
-            self._queue.append(job)
-            comer = self._call(now) if self._coming is None else None
+            queue = self._queue
+            queue.append(job)
+            # Where those awake will do, `_call` would only say so.
+            comer = None
+            if self._coming is None and (
+                len(queue) > self._enough
+                or now - self._last_begun > STALL_SECONDS
+                or self not in ticker.watched
+            ):
+                comer = self._call(now)
         if comer is not None:
             error = self._bring(comer)
             if error is not None and not self._size and self.remove(job):
@@ -89,10 +98,11 @@ class Team(Staff[J]):
             False when a worker has it already, or had it.
         """
         with self._lock:
+            if job.state is TAKEN:
+                self._recall_all()
             if job.state is not QUEUED:
                 return False
             job.state = JobState.REMOVED
-            self.unfinished -= 1
             self._removed += 1
             self._skipped += 1
             # Where no worker comes by for long, the skipped ones would pile up;
@@ -109,12 +119,14 @@ class Team(Staff[J]):
             wanted: called under the team's lock; it must not call the team.
         """
         with self._lock:
+            self._recall_all()
             found = [job for job in self._queue if job.state is QUEUED and wanted(job)]
         return [job for job in found if self.remove(job)]
 
     def waiting(self) -> list[J]:
         """Return the jobs that wait at this moment, in order."""
         with self._lock:
+            self._recall_all()
             return [job for job in self._queue if job.state is QUEUED]
 
     def beCautious(self, until: float | None) -> None:
@@ -133,13 +145,14 @@ class Team(Staff[J]):
     def running(self) -> list[J]:
         """Return the jobs that workers are running at this moment."""
         with self._lock:
-            return [w.job for w in self._crew if w.job is not None]
+            alone = [w.job for w in self._crew if w.job is not None]
+            return [*alone, *(job for w in self._crew for job in w.companions)]
 
     def _undelivered(self) -> list[J]:
         """Return the jobs that workers are running, or have run and still hold."""
         with self._lock:
-            held = [job for w in self._crew for job in (w.job, w.delivering)]
-        return [job for job in held if job is not None]
+            held = [w.delivering for w in self._crew if w.delivering is not None]
+        return [*self.running(), *held]
 
     # -- For the workers -------------------------------------------------------------
 
@@ -154,26 +167,61 @@ class Team(Staff[J]):
         """
         self._present(worker)
         while worker.ready or worker.prepare():
-            job = self._arrive(worker)
-            while job is not None:
-                started = time.monotonic()
-                finished = worker.run(job)
-                now = time.monotonic()
-                done, job = job, self._advance(worker, now, now - started)
-                # Before the next job, which may block, and before parking.
-                if finished and done.home is not None:
-                    try:
-                        done.home.hold(done, now, dry=job is None)
-                    except LoopClosed:
-                        done.lost()
-                # A worker that parks, or is long in the next job, keeps nothing of its
-                # last one alive.
-                worker.delivering = None
-                del done
+            more = self._pull(worker, time.monotonic(), 0, 0.0)
+            while more:
+                more = self._run(worker)
             if worker.ready and not self._rest(worker):
                 return
         with self._lock:
             self._leave(worker)
+
+    def _run(self, worker: Worker[J]) -> bool:
+        """Run what *worker* has taken, bring it home, and take more.
+
+        Returns:
+            False where there is nothing more, or the worker is not ready for it.
+        """
+        taken = worker.taken
+        home = None
+        count, before = worker.finished, worker.run_seconds
+        started = time.monotonic()
+        while taken:
+            try:
+                # In this order: what is about to be run must be seen somewhere.
+                worker.job = job = taken[0]
+                taken.popleft()
+            except IndexError:  # It was called back at this very moment.
+                worker.job = None
+                break
+            job.state = RUNNING
+            self._last_begun = worker.begun_at = started
+            comes_home = worker.run(job)
+            now = time.monotonic()
+            worker.delivering, worker.job = job, None
+            worker.finished += 1
+            worker.run_seconds += now - started
+            started = now
+            if comes_home and job.home is not None:
+                if home is not job.home:
+                    if home is not None:
+                        home.release(now, dry=False)
+                    home = job.home
+                try:
+                    home.hold(job, now)
+                except LoopClosed:
+                    job.lost()
+            # A worker that parks, or is long in the next job, keeps nothing of its
+            # last one alive.
+            worker.delivering = None
+            del job
+            if not worker.ready:
+                break
+        more = self._pull(
+            worker, started, worker.finished - count, worker.run_seconds - before
+        )
+        if home is not None:
+            home.release(started, dry=not more)
+        return more
 
     def gone(self, worker: Worker[J]) -> None:
         """Note that *worker* has put everything away and its thread ends.
@@ -182,14 +230,15 @@ class Team(Staff[J]):
             worker: one whose `work` returned.
         """
         with self._lock:
+            self._recall(worker)
             self._crew.discard(worker)
             if worker in self._idle:  # It broke on its way to its rest.
                 self._idle.remove(worker)
             if self._coming is worker:
                 self._coming = None
-            if worker.job is not None:  # It broke in the middle of that.
-                self.unfinished -= 1
-                self._finished += 1
+            # It may have broken in the middle of a job.
+            self._finished += worker.finished + (worker.job is not None)
+            self._run_seconds += worker.run_seconds
             self._at[worker.place] -= 1
             self._size -= 1
             self._hired_arrived()
@@ -212,44 +261,41 @@ class Team(Staff[J]):
         if comer is not None:
             self._bring(comer)
 
-    def _arrive(self, worker: Worker[J]) -> J | None:
-        """Give *worker*, which became ready or was woken, a job, or let it park."""
-        now = time.monotonic()
+    def _pull(self, worker: Worker[J], now: float, count: int, seconds: float) -> bool:
+        """Let *worker* take what it shall run next; where there is nothing it parks.
+
+        Args:
+            worker: one that is here, and has run what it had taken.
+            now: seconds of time.monotonic().
+            count: how many jobs that were; 0 for one that comes from elsewhere.
+            seconds: how long they took, added up.
+
+        Returns:
+            Whether it has taken anything.
+        """
         with self._lock:
-            if self._coming is worker:
+            if count:
+                mean = max(seconds / count, 1e-9)
+                shortest = self._shortest * (1 + count * FORGETTING)
+                self._shortest = mean if mean < shortest else shortest
+            elif self._coming is worker:
                 self._coming = None
+            if not worker.ready:
+                self._recall(worker)
+                self._move(worker, Place.PREPARING)
+                return False
             if worker.place is not Place.AWAKE:
                 self._move(worker, Place.AWAKE)
-            job = self._pull(worker, now)
-            comer = self._call(now)
-        if comer is not None:
-            self._bring(comer)
-        return job
-
-    def _advance(self, worker: Worker[J], now: float, seconds: float) -> J | None:
-        """Note that *worker* finished a job in *seconds*; give it the next one."""
-        with self._lock:
-            self.unfinished -= 1
-            self._finished += 1
-            self._run_seconds += seconds
-            shortest = self._shortest * FORGETTING
-            self._shortest = seconds if seconds < shortest else shortest
-            # From here to its delivery the end of its loop must find it somewhere.
-            worker.delivering = worker.job
-            if not worker.ready:
-                worker.job = None
-                self._move(worker, Place.PREPARING)
-                return None
-            job = self._pull(worker, now)
-            # The other reasons for a call are out of the question: this one has just
-            # come by, and is awake.
-            if len(self._queue) * self._shortest > WAKE_SECONDS:
+            self._appraise()
+            took = self._take(worker, now)
+            comer = None
+            if not count or len(self._queue) > self._enough:
                 comer = self._call(now)
-            else:
-                comer = None
+            if worker.taken and self not in ticker.watched:
+                ticker.watch(self)
         if comer is not None:
             self._bring(comer)
-        return job
+        return took
 
     def _rest(self, worker: Worker[J]) -> bool:
         """Park until woken; False when it is time to leave instead."""

@@ -18,12 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeV
 
 from threadpool.delayed import DelayedCall, requireDelay
 from threadpool.job import Job, failureOf
-from threadpool.team import Place, Team
+from threadpool.team import Team
+from threadpool.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Self
+
+    from threadpool.bound import Bound
 
 __all__ = ["Clock", "MemoryCrew", "MemoryWorker"]
 
@@ -156,7 +159,7 @@ class _Abandoned(BaseException):
     """Ends a worker's thread at the end of a test."""
 
 
-class MemoryWorker(Generic[J]):
+class MemoryWorker(Worker[J]):
     """A worker of a `MemoryCrew`, moved by hand.
 
     Args:
@@ -175,10 +178,7 @@ class MemoryWorker(Generic[J]):
     """
 
     def __init__(self, team: Team[J]) -> None:
-        self.place = Place.HIRED
-        self.ready = True
-        self.job: J | None = None
-        self.delivering: J | None = None
+        super().__init__()
         self.doing: Literal["hired", "preparing", "running", "parked", "gone"] = "hired"
         self.patience = math.inf
         self.wakes = 0
@@ -322,6 +322,7 @@ class MemoryCrew(Generic[J]):
         maximum: as for `Team`.
         backlog: as for `Team`.
         idle_seconds: as for `Team`.
+        bound: as for `Team`.
         make_worker: called with the team for each worker that is hired.
 
     Attributes:
@@ -336,6 +337,7 @@ class MemoryCrew(Generic[J]):
         maximum: int = 1,
         backlog: int | None = None,
         idle_seconds: float = 60.0,
+        bound: Bound | None = None,
         make_worker: Callable[[Team[J]], MemoryWorker[J]] = MemoryWorker,
     ) -> None:
         self._make_worker = make_worker
@@ -348,6 +350,7 @@ class MemoryCrew(Generic[J]):
             maximum=maximum,
             backlog=backlog,
             idle_seconds=idle_seconds,
+            bound=bound,
         )
         self.team.open()
 

@@ -82,7 +82,8 @@ class Scene:
 
     def hold(self, *names, dry=False):
         for name in names:
-            self.events.hold(self.note(name), self.clock.seconds(), dry=dry)
+            self.events.hold(self.note(name), self.clock.seconds())
+            self.events.release(self.clock.seconds(), dry=dry)
 
 
 @pytest.fixture

@@ -732,26 +732,20 @@ def test_loop_that_ends_between_the_pull_and_the_run(stage):
         job.result()
 
 
-@pytest.mark.parametrize("ready", [True, False])
-def test_loop_that_ends_between_the_run_and_the_delivery(stage, ready):
+def test_loop_that_ends_between_the_run_and_the_delivery(stage):
     """A job that was run and is not yet on its way home is told, too."""
     crew = stage(maximum=1)
     home = PendingEvents(lambda _: None)
+    hold = home.hold
+
+    def end_before(event, now):
+        home.close()
+        hold(event, now)
+
+    home.hold = end_before
     job = Job(home, lambda: "late", (), {}, crew.team)
     crew.team.submit(job)
-    advance = crew.team._advance
-
-    def end_afterwards(*args):
-        following = advance(*args)
-        home.close()
-        return following
-
-    crew.team._advance = end_afterwards
-    (worker,) = crew.workers
-    worker.step()
-    worker.ready = ready
     crew.run()
-    del crew.team._advance
     with pytest.raises(LoopClosed):
         job.result()
 
@@ -790,10 +784,10 @@ def test_worker_that_breaks_leaves_no_unfinished_job(stage):
     def broken(*args):
         raise MemoryError
 
-    crew.team._advance = broken
+    crew.team._pull = broken
     with pytest.raises(MemoryError):
         worker.step()
-    del crew.team._advance
+    del crew.team._pull
     stats = crew.team.stats()
     assert (stats.unfinished, stats.busy, stats.workers) == (0, 0, 0)
     crew.submit("b")

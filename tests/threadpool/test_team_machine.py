@@ -117,7 +117,7 @@ class TeamMachine(RuleBasedStateMachine):
     @rule(choice=CHOICE)
     def remove(self, choice):
         job = self.submitted[choice % len(self.submitted)]
-        waits = job.state is JobState.QUEUED
+        waits = job.state in (JobState.QUEUED, JobState.TAKEN)
         assert self.team.remove(job) == waits
         if waits:
             self.removed.append(job)

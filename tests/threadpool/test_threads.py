@@ -58,7 +58,7 @@ def test_defer_to_thread_needs_a_loop(reactor):
 async def test_full_pool_errbacks(reactor):
     """When the pool's bounds are reached the Deferred fails with PoolFull."""
     pool = reactor.getThreadPool()
-    pool._team.backlog = 0
+    pool._team._bound.backlog = 0
     reactor.suggestThreadPoolSize(1)
     end = threading.Event()
     first = threads.deferToThread(end.wait, 30)
