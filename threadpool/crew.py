@@ -23,7 +23,7 @@ from threadpool.team import Place, Team, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Crew", "ThreadWorker", "currentTeam"]
+__all__ = ["Crew", "ThreadWorker", "currentJob", "currentTeam"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class _Here(threading.local):
     """What a thread knows about itself."""
 
     team: Team[Any] | None = None
+    worker: Worker[Any] | None = None
 
 
 _here = _Here()
@@ -48,6 +49,12 @@ def currentTeam() -> Team[Any] | None:
     A job that is going to wait for a loop tells its team so by `Team.blocked`.
     """
     return _here.team
+
+
+def currentJob() -> Job[Any] | None:
+    """Return the job that this thread does as a worker; None in every other thread."""
+    worker = _here.worker
+    return None if worker is None else worker.job
 
 
 class ThreadWorker(Generic[J]):
@@ -62,6 +69,7 @@ class ThreadWorker(Generic[J]):
         self.ready = True
         self.job: J | None = None
         self.delivering: J | None = None
+        self.since = 0.0
         self._bell = threading.Lock()
         self._bell.acquire()
 
@@ -177,7 +185,7 @@ class Crew(Generic[J]):
             _thread.interrupt_main()
 
     def _live(self, worker: ThreadWorker[J]) -> None:
-        _here.team = self.team
+        _here.team, _here.worker = self.team, worker
         try:
             self.team.work(worker)
         except BaseException as error:

@@ -85,6 +85,9 @@ class Worker(Protocol[J]):
     """What it has run and not brought home yet. Set by the team, under its lock; taken
     away again without it."""
 
+    since: float
+    """When it got its last job, in seconds of time.monotonic(). Set by the team."""
+
     def prepare(self) -> bool:
         """Become ready, however long that takes; False to resign."""
         ...
@@ -152,6 +155,8 @@ class Roster(Generic[J]):
         # When to complain that all of them do: seconds of time.monotonic(). None where
         # they do not, math.inf where it has been said.
         self._complain_at: float | None = None
+        # Whether to. Set at the beginning, by who knows better what its workers do.
+        self.complains = True
         self._open = False
         self._closed = False
         self._shortest = math.inf  # Seconds; see FORGETTING.
@@ -178,6 +183,7 @@ class Roster(Generic[J]):
             if job.state is QUEUED:
                 job.state = _RUNNING
                 worker.job = job
+                worker.since = now
                 self._wait_seconds += now - job.queued_at
                 self._last_pull = now
                 return job
@@ -233,7 +239,7 @@ class Roster(Generic[J]):
 
     def _starves(self, now: float) -> bool:
         """Say, once, that all workers have waited for the loop while jobs waited."""
-        if self._blocked < self._size:
+        if self._blocked < self._size or not self.complains:
             return False
         if self._complain_at is None:
             self._complain_at = now + STARVING_SECONDS
