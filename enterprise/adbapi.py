@@ -96,6 +96,7 @@ class ConnectionPool(Verbs):
         Raises:
             TypeError: *timeout* is no number.
             ValueError: it is negative or not finite.
+            WrongThread: this is a worker of the pool, which would wait for itself.
         """
         if timeout is None:
             timeout = self.options.cp_close_timeout

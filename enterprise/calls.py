@@ -19,9 +19,28 @@ if TYPE_CHECKING:
     from enterprise.lease import Lease
     from enterprise.worker import ConnectionWorker, LaneOffice
 
-__all__ = ["Clerk", "LeaseCall"]
+__all__ = ["Clerk", "LeaseCall", "Opened"]
 
 T = TypeVar("T")
+
+
+class Opened:
+    """The event of a lease whose transaction has begun.
+
+    Args:
+        lease: which.
+    """
+
+    __slots__ = ("_lease",)
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def happen(self) -> None:
+        """Let the caller into the block; a lease that is being stopped tells itself."""
+        lease = self._lease
+        if not lease.cancel_wanted and not lease.opened.called:
+            lease.opened._fire(None, directly=True)
 
 
 class LeaseCall(DatabaseJob[T]):

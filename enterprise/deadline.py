@@ -2,7 +2,7 @@
 
 There is no timer per call. One alarm per pool rings when the earliest deadline that was
 known has come; then all unfinished calls are looked at, and the next earliest is taken.
-A busy pool is looked through once per time limit, an idle one never.
+A busy pool is looked through once per second, an idle one never.
 
 `expect` is called on loops' threads, the rest on the ticker's.
 """
@@ -15,8 +15,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from enterprise.errors import PoolTimeout, QueryTimeout
+from enterprise.holders import Holder, holdersOf, listed
+from enterprise.starving import Starving
 from threadpool import ticker
 from threadpool.failure import Failure
+from threadpool.roster import STARVING_SECONDS
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
@@ -38,6 +41,9 @@ class Deadlines:
     def __init__(self, office: Office) -> None:
         self._office = office
         self._wait = office.options.cp_timeout
+        # Who waits so long is looked at: has it come to his turn?
+        self._first_look = min(self._wait, STARVING_SECONDS)
+        self._starving = Starving(office)
         self._limit = office.options.cp_query_timeout
         self._lock = threading.Lock()
         # When the alarm rings, in seconds of time.monotonic(). Written with the lock
@@ -47,7 +53,7 @@ class Deadlines:
 
     def expect(self, job: DatabaseJob[Any]) -> None:
         """See to it that *job*, queued just now, is not forgotten."""
-        when = job.queued_at + self._wait
+        when = job.queued_at + self._first_look
         timeout = self._limit if job.timeout is None else job.timeout
         if timeout is not None:
             job.deadline = job.queued_at + timeout
@@ -74,7 +80,7 @@ class Deadlines:
 
     def _look(self, now: float) -> float:
         """End what is overdue; say when to look again."""
-        following = math.inf
+        following = self._starving.look(now)
         for crew in self._office.crews.values():
             team = crew.team
             # Once: a job that waits now may run a moment later, and is looked at there.
@@ -98,17 +104,19 @@ class Deadlines:
         office = self._office
         stats = office.stats()
         setback = office.setback
+        holders = holdersOf([job.team], now)
         said = (
             f"The last attempt to connect failed: {setback}"
             if setback is not None
-            else "Work comes in faster than it gets done: raise cp_max, submit less at "
-            "a time, or find the statement that takes so long."
+            else _advice(holders)
         )
+        held = f" They are held by: {listed(holders)}." if holders else ""
         error = PoolTimeout(
             f"The call waited {now - job.queued_at:.1f} s for a connection of "
             f"{office.name} ({stats.connections} open, {stats.busy} busy, "
-            f"{stats.waiting} calls waiting). Nothing was sent. {said}",
+            f"{stats.waiting} calls waiting).{held} Nothing was sent. {said}",
             stats,
+            holders,
         )
         error.__cause__ = setback
         if job.home is not None:
@@ -122,3 +130,25 @@ class Deadlines:
             "the statement faster."
         )
         job.pursue()
+
+    def __repr__(self) -> str:
+        left = self._next - time.monotonic()
+        return f"<Deadlines of {self._office.name}, next look in {left:.3f} s>"
+
+
+def _advice(holders: tuple[Holder, ...]) -> str:
+    states = {holder.state for holder in holders}
+    if "abandoned" in states:
+        return (
+            "Those abandoned come back when their driver returns: give it a time "
+            "limit of its own, or raise cp_max."
+        )
+    if states and "working" not in states:
+        return (
+            "Those who have the connections do nothing with them: end transactions "
+            "before waiting for something else, or raise cp_max."
+        )
+    return (
+        "Work comes in faster than it gets done: raise cp_max, submit less at a time, "
+        "or find the statement that takes so long."
+    )

@@ -14,8 +14,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from enterprise.jobs import COMMITTED
+from threadpool.crew import currentTeam
 from threadpool.defer import Deferred
-from threadpool.error import PoolClosed
+from threadpool.error import PoolClosed, WrongThread
 from threadpool.failure import Failure
 
 if TYPE_CHECKING:
@@ -64,7 +65,11 @@ class Ending:
 
         Returns:
             A Deferred of what was stopped; it has fired where this thread waited.
+
+        Raises:
+            WrongThread: this thread is one of the pool's own workers.
         """
+        self._require_outside()
         closed: Deferred[tuple[str, ...]]
         closed = Deferred() if home is None else home.deferred()
         if self._office.beginClosing():
@@ -90,6 +95,16 @@ class Ending:
                 home.later(pause, self._stop_running)
             home.later(seconds + ABORT_SECONDS, self._abandon)
         return closed
+
+    def _require_outside(self) -> None:
+        team = currentTeam()
+        if any(crew.team is team for crew in self._office.crews.values()):
+            raise WrongThread(
+                f"close() of {self._office.name} was called in one of its own "
+                "workers, which would wait for its own end. Close the pool where its "
+                "loop is: await pool.close() after the call, or reactor."
+                "callFromThread(pool.close)."
+            )
 
     def _readers_gone(self) -> None:
         office = self._office

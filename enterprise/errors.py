@@ -18,6 +18,7 @@ from threadpool.error import (
 )
 
 if TYPE_CHECKING:
+    from enterprise.holders import Holder
     from enterprise.stats import PoolStats
 
 __all__ = [
@@ -91,14 +92,22 @@ class PoolTimeout(PoolError, TimeoutError):
 
     Attributes:
         stats: the pool's figures at that moment.
+        holders: who had the connections then, longest first; see
+            `enterprise.holders.Holder`.
     """
 
-    def __init__(self, message: str, stats: PoolStats | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        stats: PoolStats | None = None,
+        holders: tuple[Holder, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.stats = stats
+        self.holders = holders
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (str(self), self.stats))
+        return (type(self), (str(self), self.stats, self.holders))
 
 
 class QueryTimeout(DatabaseBridgeError, TimeoutError):

@@ -9,13 +9,11 @@ Source: `adbapi.ConnectionPool.runInteraction` and `runWithConnection`.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import inspect
 import logging
 import math
 import threading
 import time
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,12 +42,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ISOLATIONS = ("read committed", "repeatable read", "serializable")
-
-# The interaction whose function runs in this context. What its thread has called on a
-# loop's by blockingCallFromThread inherits it, and so does much else: see `ledger`.
-inside: contextvars.ContextVar[weakref.ref[Interaction[Any]] | None] = (
-    contextvars.ContextVar("inside", default=None)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +247,7 @@ class Interaction(InTransaction[T]):
             self._stopped.wait(seconds)
         worker = self.worker
         if worker is not None:
-            with worker.guard:  # The rollback was spared; the next attempt is not.
-                worker._spared = False
+            worker.expose()  # The rollback was spared; the next attempt is not.
         self.check()
 
     def halt(self) -> None:
@@ -266,7 +257,6 @@ class Interaction(InTransaction[T]):
             self._stopped.set()
 
     def _work(self, handle: Any) -> T:
-        inside.set(weakref.ref(self))
         value: T = self.function(handle, *self.args, **self.kwargs)
         _refuse_awaitable(value, self.function)
         return value

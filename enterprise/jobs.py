@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import time
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.errors import Outcome
     from enterprise.worker import ConnectionWorker
+    from threadpool.defer import Deferred
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
@@ -103,6 +105,8 @@ class DatabaseJob(Job[T]):
 
     # Whether the writer may do it where a reader was refused.
     movable = False
+    # Whether it keeps its worker for its caller, who then says what to do.
+    lingers = False
 
     def __init__(
         self,
@@ -174,6 +178,21 @@ class DatabaseJob(Job[T]):
                 type(error).__name__,
                 error,
             )
+
+    def idleSince(self) -> float:
+        """Return since when its worker has waited for the caller. Any thread.
+
+        Returns:
+            Seconds of time.monotonic(); math.inf where it does not.
+        """
+        return math.inf
+
+    def answer(self) -> Deferred[Any]:
+        """Return what its caller waits for while it is queued. Loop thread."""
+        return self
+
+    def strand(self) -> None:
+        """Have it ended, for its loop was closed without a word. Any thread."""
 
     # -- Stopping it -----------------------------------------------------------------
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import threading
 import time
 from asyncio import CancelledError
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from enterprise.calls import Clerk
+from enterprise.calls import Clerk, Opened
 from enterprise.errors import TransactionEnded
 from enterprise.interaction import InTransaction
 from threadpool import crew as _crew  # noqa: F401 - its exit hook is to be there first
@@ -50,21 +51,6 @@ class _Undo(Exception):
     """Leave the transaction by a rollback."""
 
 
-class _Opened:
-    """The event of a transaction that has begun."""
-
-    __slots__ = ("_lease",)
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def happen(self) -> None:
-        """Let the caller into the block; a lease that is being stopped tells itself."""
-        lease = self._lease
-        if not lease.cancel_wanted and not lease.opened.called:
-            lease.opened._fire(None, directly=True)
-
-
 class Lease(InTransaction[None]):
     """A worker lent to a caller, in one transaction.
 
@@ -88,6 +74,8 @@ class Lease(InTransaction[None]):
         "_drained",
         "_failed",
         "_pending",
+        "_rests_since",
+        "_stranded",
         "_undoing",
         "current",
         "error",
@@ -97,11 +85,15 @@ class Lease(InTransaction[None]):
         "over",
     )
 
+    lingers = True
+
     def __init__(self, home: PendingEvents, team: Team[Any], terms: Terms) -> None:
         super().__init__(home, None, (), {}, team, terms=terms)
         self.gate = threading.Lock()
         self.current: LeaseCall[Any] | None = None
-        self.forsaken = False
+        self.forsaken = self._stranded = False
+        # When its worker began to wait, in seconds of time.monotonic(). Written by it.
+        self._rests_since = math.inf
         # Its `put` may be called by the garbage collector, in the middle of anything.
         self._calls: SimpleQueue[Any] = SimpleQueue()
         # Loop thread only, from here on.
@@ -215,6 +207,10 @@ class Lease(InTransaction[None]):
         self.forsaken = self.cancel_wanted = True
         self._calls.put(None)
 
+    def answer(self) -> Deferred[None]:
+        """Return what the block's beginning waits for."""
+        return self.opened
+
     def orphan(self) -> None:
         """Tell whoever waits that the loop ends, and have it rolled back."""
         self.halt()
@@ -261,6 +257,15 @@ class Lease(InTransaction[None]):
         doing = "nothing at the moment" if current is None else current.label()
         return f"a transaction: {doing}"
 
+    def idleSince(self) -> float:
+        """Return since when its worker has waited for the next call."""
+        return self._rests_since if self.current is None else math.inf
+
+    def strand(self) -> None:
+        """Have it rolled back: its loop was closed, and nobody comes any more."""
+        self._stranded = self.cancel_wanted = True
+        self._calls.put(None)
+
     def halt(self) -> None:
         """Stop the statement that runs, or the waiting for the next one."""
         super().halt()
@@ -283,7 +288,8 @@ class Lease(InTransaction[None]):
         if worker is None or home is None:
             raise RuntimeError(f"{self!r} is served by no worker.")
         clerk = Clerk(self, worker)
-        home.put(_Opened(self))
+        self._rests_since = time.monotonic()
+        home.put(Opened(self))
         while True:
             call = self._calls.get()
             if self.cancel_wanted:
@@ -338,8 +344,8 @@ class Lease(InTransaction[None]):
             broken = None  # It refers to this frame.
 
     def _carry(self, call: LeaseCall[Any], home: PendingEvents) -> None:
+        self._rests_since = now = time.monotonic()
         try:
-            now = time.monotonic()
             home.hold(call, now)
             home.release(now, dry=self._calls.empty())
         except LoopClosed:
@@ -355,7 +361,15 @@ class Lease(InTransaction[None]):
         )
 
     def _report(self) -> None:
-        if self.forsaken:
+        if self._stranded:
+            self.released = True  # There is no way to tell anybody.
+            _log.warning(
+                "An event loop was closed in the middle of a transaction (%s). It is "
+                "rolled back, and its connection given back. Use asyncio.run, or "
+                "call loop.shutdown_asyncgens() before loop.close().",
+                self.label(),
+            )
+        elif self.forsaken:
             _log.warning(
                 "A transaction was never ended: its task was destroyed, or `async "
                 "with` was not used. It is rolled back, and its connection given back."

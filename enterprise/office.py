@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise import forks
+from enterprise.abandoned import Abandoned
 from enterprise.deadline import Deadlines
 from enterprise.drivers.base import Lane
 from enterprise.ending import Ending
@@ -82,8 +83,11 @@ class Office:
         self.outage = Outage(self.name, driver)
         self.crews = self._make_crews()
         self._deadlines = Deadlines(self)
+        self._abandoned = Abandoned(self)
         self.reader = self.crews.get(Lane.READER) or self.crews[Lane.ANY]
         self.writer = self.crews.get(Lane.WRITER) or self.crews[Lane.ANY]
+        for crew in self.crews.values():
+            crew.team.complains = False  # We know who it is, see `starving`.
         forks.register(self)
 
     def _make_crews(self) -> dict[Lane, Crew[DatabaseJob[Any]]]:
@@ -167,7 +171,12 @@ class Office:
 
     def release(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *job*'s caller told, for nothing stops it. Any thread."""
-        self._on_canceller(worker.release, job)
+
+        def give_up(given_up: DatabaseJob[Any]) -> None:
+            worker.release(given_up)
+            self._abandoned.look()
+
+        self._on_canceller(give_up, job)
 
     def _on_canceller(
         self, stop: Callable[[DatabaseJob[Any]], None], job: DatabaseJob[Any]

@@ -9,7 +9,39 @@ import inspect
 import math
 from typing import Any
 
-__all__ = ["requireOwnNames", "requirePlain", "requireSeconds", "requireStatement"]
+__all__ = [
+    "noteNotMoved",
+    "noteReadOnly",
+    "requireOwnNames",
+    "requirePlain",
+    "requireSeconds",
+    "requireStatement",
+]
+
+
+def noteReadOnly(error: BaseException) -> None:
+    """Add the cure to what a database says of writing in a read-only transaction.
+
+    Args:
+        error: the driver's.
+    """
+    error.add_note(
+        "The transaction was begun with readonly=True, so that nothing in it can "
+        "write, whatever the statement looks like. Begin it without readonly."
+    )
+
+
+def noteNotMoved(error: BaseException) -> None:
+    """Add the cure where a query that writes could not be moved to the writer.
+
+    Args:
+        error: the driver's.
+    """
+    error.add_note(
+        "A query runs on a reader, and is moved to the writer when it turns out to "
+        "write; not this one, for its own caller holds the writer, and it would wait "
+        "for ever. Write through the transaction that the caller holds, or after it."
+    )
 
 
 def requireStatement(statement: object) -> None:

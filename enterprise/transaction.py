@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 from enterprise.jobs import SENT
+from enterprise.refusals import noteReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -250,6 +251,8 @@ class Transaction:
             self._ended = True
         if state is not TransactionState.OPEN and self.trouble is None:
             self.trouble = error
+        if self._job.terms.readonly and self._driver.refusedToWrite(error):
+            noteReadOnly(error)
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from enterprise.interaction import (
 )
 from enterprise.lease import Lease
 from enterprise.leasing import LeasedTransaction
+from enterprise.ledger import book
 from enterprise.refusals import (
     requireOwnNames,
     requirePlain,
@@ -25,6 +26,7 @@ from enterprise.refusals import (
     requireStatement,
 )
 from enterprise.retry import requireRepeatable
+from threadpool._blocking import waiting
 from threadpool.home import here
 
 if TYPE_CHECKING:
@@ -296,8 +298,8 @@ class Verbs:
         if timeout is not None:
             requireSeconds(timeout)
             job.timeout = timeout
-        ledger = self._ledger
-        if ledger.lent or job.team._blocked:
+        if book.lent or waiting:  # Somebody keeps a worker, in whatever pool.
+            ledger = self._ledger
             refusal = ledger.refusal(job)
             if refusal is not None:
                 job.errback(refusal)
@@ -314,4 +316,3 @@ class Verbs:
             return
         self._office.submit(lease)
         ledger.lend(lease)
-        lease.addBoth(ledger.returned, lease)

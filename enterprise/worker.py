@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from enterprise.drivers.base import Lane
 from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
+from enterprise.refusals import noteNotMoved
 from enterprise.upkeep import Upkeep
 from threadpool.crew import ThreadWorker
 from threadpool.failure import Failure
@@ -233,11 +234,11 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         )
 
     def _may_pass_on(self, job: DatabaseJob[Any], error: BaseException) -> bool:
-        return (
-            self.lane is Lane.READER
-            and job.movable
-            and self.driver.refusedToWrite(error)
-        )
+        if self.lane is not Lane.READER or not self.driver.refusedToWrite(error):
+            return False
+        if not job.movable and type(job).movable:
+            noteNotMoved(error)
+        return job.movable
 
     def cancel(self, job: DatabaseJob[Any]) -> None:
         """Stop *job* if it is still running here. The canceller's thread."""
@@ -308,6 +309,11 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         """Let no cancel meet what this job does from here on."""
         with self.guard:
             self._spared = True
+
+    def expose(self) -> None:
+        """Let cancels meet again what this job does from here on."""
+        with self.guard:
+            self._spared = False
 
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
         if not self.driver.lost(self.upkeep.raw, error):

@@ -12,15 +12,17 @@ import asyncio
 import contextvars
 import inspect
 import logging
+import os
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from threadpool._at_home import AtHome, Posted
-from threadpool._coroutine import maybeDeferred
+from threadpool._coroutine import maybeDeferred, stepping
 from threadpool._deferred import Deferred
 from threadpool._require import requireCallable, requireDelay
-from threadpool.crew import currentTeam
+from threadpool.crew import currentJob, currentTeam
 from threadpool.error import LoopClosed, WrongThread
 from threadpool.failure import Failure
 from threadpool.home import hereOrNone
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadpool.events import PendingEvents
+    from threadpool.job import Job
     from threadpool.reactor import Reactor
 
-__all__ = ["BlockingCall", "requireReactor"]
+__all__ = ["BlockingCall", "callingJob", "requireReactor", "waiting"]
 
 # By the name of the room that users know.
 _log = logging.getLogger("threadpool.threads")
@@ -43,6 +46,15 @@ LOOK_SECONDS: Final = 1.0
 _NO_LOOP: Final = (
     "Start one; or, where one runs already, use the reactor once on the loop's own "
     "thread before, say reactor.callWhenRunning(print) in its main coroutine."
+)
+
+# The calls that workers of pools wait for at this moment: workers that do nothing. Each
+# step on a set is atomic by itself. Ask it first: mostly there are none.
+waiting: Final[set[BlockingCall]] = set()
+
+# The call that was made in this context, or in one that it was copied from.
+_made_for: contextvars.ContextVar[weakref.ref[BlockingCall] | None] = (
+    contextvars.ContextVar("made_for", default=None)
 )
 
 
@@ -58,6 +70,10 @@ class BlockingCall:
     Raises:
         TypeError: *reactor* is none of ours, *function* cannot be called, or has a
             parameter that is ours.
+
+    Attributes:
+        job: what the waiting thread does as a pool's worker; None if it is none.
+        since: when it began to wait, in seconds of time.monotonic().
     """
 
     def __init__(
@@ -74,6 +90,11 @@ class BlockingCall:
         self._args = args
         self._kwargs = kwargs
         self._context = contextvars.copy_context()
+        # Weakly: the call holds its context.
+        self._context.run(_made_for.set, weakref.ref(self))
+        self.job: Job[Any] | None = None
+        self.since = 0.0
+        self._happening = False  # Its function is being called. loop thread only
         self._deferred: Deferred[Any] | None = None  # loop thread only
         # Set by the thread that waits; where the loop's does not see it in time, the
         # event that follows cancels.
@@ -100,6 +121,8 @@ class BlockingCall:
             )
         team = currentTeam()
         if team is not None:
+            self.job, self.since = currentJob(), time.monotonic()
+            waiting.add(self)
             team.blocked()
         try:
             self._reactor._post(self)
@@ -110,6 +133,7 @@ class BlockingCall:
             raise
         finally:
             if team is not None:
+                waiting.discard(self)
                 team.unblocked()
         if isinstance(self._answer, Failure):
             self._answer.raiseException()
@@ -150,9 +174,13 @@ class BlockingCall:
         if self._given_up:
             return
         home = self._reactor._home
-        result = self._context.run(
-            maybeDeferred, self._function, *self._args, **self._kwargs
-        )
+        self._happening = True
+        try:
+            result = self._context.run(
+                maybeDeferred, self._function, *self._args, **self._kwargs
+            )
+        finally:
+            self._happening = False
         self._deferred = deferred = result.addCallback(_to_the_end)
         if deferred.done():
             self._take(deferred)
@@ -183,6 +211,20 @@ class BlockingCall:
 
     def __repr__(self) -> str:
         return f"<BlockingCall of {self._function!r}>"
+
+
+def callingJob() -> Job[Any] | None:
+    """Return the job whose worker waits for what is being called here. Loop thread.
+
+    Only the function that was given to `blockingCallFromThread` counts, and coroutines
+    run in its context. A task or a callback inherits that context, but nobody can say
+    whether the worker waits for it.
+    """
+    reference = _made_for.get()
+    call = None if reference is None else reference()
+    if call is None or call not in waiting or call._answered or call._given_up:
+        return None
+    return call.job if call._happening or stepping() else None
 
 
 def requireReactor(reactor: object, verb: str) -> None:
@@ -240,3 +282,7 @@ def _require_no_timeout(function: object) -> None:
             "one, which it keeps. Wrap the function: functools.partial(function, "
             "timeout=…)."
         )
+
+
+if hasattr(os, "register_at_fork"):  # Those who wait have stayed behind.
+    os.register_at_fork(after_in_child=waiting.clear)

@@ -217,6 +217,11 @@ class _Runner:
         self.deferred.callback(result)
 
 
+def stepping() -> bool:
+    """Say whether a coroutine is being stepped in this thread at this moment."""
+    return _agenda.running
+
+
 def _runner_of(waited_for: Any) -> _Runner | None:
     """Return who a cancel of *waited_for* would reach, if that is a coroutine here."""
     innermost = waited_for._innermost() if isinstance(waited_for, Deferred) else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from threadpool.bound import Bound
 
-__all__ = ["Crew", "ThreadWorker", "currentTeam"]
+__all__ = ["Crew", "ThreadWorker", "currentJob", "currentTeam"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class _Here(threading.local):
     """What a thread knows about itself."""
 
     team: Team[Any] | None = None
+    worker: Worker[Any] | None = None
 
 
 _here = _Here()
@@ -51,6 +52,12 @@ def currentTeam() -> Team[Any] | None:
     A job that is going to wait for a loop tells its team so by `Team.blocked`.
     """
     return _here.team
+
+
+def currentJob() -> Job[Any] | None:
+    """Return the job that this thread does as a worker; None in every other thread."""
+    worker = _here.worker
+    return None if worker is None else worker.job
 
 
 class ThreadWorker(Worker[J]):
@@ -169,7 +176,7 @@ class Crew(Generic[J]):
             _thread.interrupt_main()
 
     def _live(self, worker: ThreadWorker[J]) -> None:
-        _here.team = self.team
+        _here.team, _here.worker = self.team, worker
         try:
             self.team.work(worker)
         except BaseException as error:

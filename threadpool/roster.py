@@ -105,6 +105,8 @@ class Roster(Generic[J]):
         # When to complain that all of them do: seconds of time.monotonic(). None where
         # they do not, math.inf where it has been said.
         self._complain_at: float | None = None
+        # Whether to. Set at the beginning, by who knows better what its workers do.
+        self.complains = True
         self._open = False
         self._closed = False
         self._shortest = math.inf  # Seconds; see FORGETTING.
@@ -249,7 +251,7 @@ class Roster(Generic[J]):
 
     def _starves(self, now: float) -> bool:
         """Say, once, that all workers have waited for the loop while jobs waited."""
-        if self._blocked < self._size:
+        if self._blocked < self._size or not self.complains:
             return False
         if self._complain_at is None:
             self._complain_at = now + STARVING_SECONDS

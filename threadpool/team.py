@@ -148,6 +148,13 @@ class Team(Staff[J]):
             alone = [w.job for w in self._crew if w.job is not None]
             return [*alone, *(job for w in self._crew for job in w.companions)]
 
+    def runs(self) -> list[tuple[J, float]]:
+        """Return the jobs that run, each with when it began, of time.monotonic()."""
+        with self._lock:
+            alone = [(w.job, w.begun_at) for w in self._crew if w.job is not None]
+            with_them = [(job, w.begun_at) for w in self._crew for job in w.companions]
+            return [*alone, *with_them]
+
     def _undelivered(self) -> list[J]:
         """Return the jobs that workers are running, or have run and still hold."""
         with self._lock:

@@ -20,6 +20,9 @@ CANCEL_SECONDS = 1.0
 # What the server says in English, and libpq in none of the languages it knows.
 _FATAL = ("authentication failed", "does not exist", "no pg_hba.conf entry", "password")
 
+# The SQLSTATE of writing where only reading is allowed.
+_READ_ONLY = "25006"
+
 _STATES = {
     TransactionStatus.IDLE: TransactionState.NONE,
     TransactionStatus.INERROR: TransactionState.FAILED,
@@ -85,6 +88,10 @@ class PostgresDriver(Driver):
     def lost(self, raw: psycopg.Connection[Any], error: BaseException) -> bool:
         """Say whether the connection is closed or broken."""
         return raw.closed
+
+    def refusedToWrite(self, error: BaseException) -> bool:
+        """Say whether the transaction, or the whole server, does not write."""
+        return getattr(error, "sqlstate", None) == _READ_ONLY
 
     def query(self, raw: psycopg.Connection[Any], sql: Any, params: Any) -> list[Any]:
         """Run one statement and return its rows."""
