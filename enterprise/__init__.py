@@ -17,6 +17,7 @@ from enterprise.errors import (
 )
 from enterprise.retry import RetryPolicy
 from enterprise.rows import Result
+from enterprise.snapshot import Snapshot
 from enterprise.stats import PoolStats
 from enterprise.transaction import Connection, Transaction
 
@@ -34,6 +35,7 @@ __all__ = [
     "QueryTimeout",
     "Result",
     "RetryPolicy",
+    "Snapshot",
     "Transaction",
     "TransactionEnded",
 ]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from enterprise.errors import PoolTimeout, QueryTimeout
 from threadpool import ticker
-from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
@@ -99,7 +98,7 @@ class Deadlines:
         stats = office.stats()
         setback = office.setback
         said = (
-            f"The last attempt to connect failed: {setback}"
+            f"The last attempt to connect failed: {setback.args[0]}"
             if setback is not None
             else "Work comes in faster than it gets done: raise cp_max, submit less at "
             "a time, or find the statement that takes so long."
@@ -111,8 +110,7 @@ class Deadlines:
             stats,
         )
         error.__cause__ = setback
-        if job.home is not None:
-            job.home.fire(job, Failure(error))
+        office.tell(job, error)
 
     def _end_running(self, job: DatabaseJob[Any]) -> None:
         limit = self._limit if job.timeout is None else job.timeout

@@ -258,6 +258,8 @@ class Interaction(InTransaction[T]):
             with worker.guard:  # The rollback was spared; the next attempt is not.
                 worker._spared = False
         self.check()
+        if worker is not None:
+            worker.office.tally.repeat()
 
     def halt(self) -> None:
         """Stop the statement that runs, or the pause between two attempts."""

@@ -96,6 +96,17 @@ class Ledger:
             self._owners.pop(lease, None)
         return result
 
+    def borrower(self, lease: Lease) -> str | None:
+        """Return the name of the task that holds *lease*; None where no task does.
+
+        Args:
+            lease: one that was lent. Any thread may ask.
+        """
+        with self._lock:
+            reference = self._owners.get(lease)
+        owner = None if reference is None else reference()
+        return owner.get_name() if isinstance(owner, asyncio.Task) else None
+
     def refusal(self, job: DatabaseJob[Any]) -> NestedAcquire | None:
         """Say why *job*, which is about to be submitted, must not be.
 

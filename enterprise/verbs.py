@@ -300,8 +300,7 @@ class Verbs:
         if ledger.lent or job.team._blocked:
             refusal = ledger.refusal(job)
             if refusal is not None:
-                job.errback(refusal)
-                return job
+                return self._office.refuse(job, refusal)
             if job.movable and ledger.closes(self._office.writer.team):
                 job.movable = False  # The writer would never come to it.
         return self._office.submit(job)
@@ -310,7 +309,7 @@ class Verbs:
         ledger = self._ledger
         refusal = ledger.refusal(lease)
         if refusal is not None:
-            lease.errback(refusal)
+            self._office.refuse(lease, refusal)
             return
         self._office.submit(lease)
         ledger.lend(lease)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
+    from enterprise.tally import Tally
 
 __all__ = ["ConnectionWorker", "LaneOffice"]
 
@@ -38,6 +39,7 @@ class LaneOffice(Protocol):
     driver: Driver
     options: Options
     grace: float
+    tally: Tally
     generation: int
 
     def opened(self) -> None:
@@ -162,7 +164,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         raw = upkeep.raw
         self._spared = False
         job.worker = self
-        moved = False
+        moved = failed = False
         try:
             if job.cancel_wanted:
                 job.check()
@@ -176,6 +178,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self._may_pass_on(job, error):
                 moved = True
             else:
+                failed = True
                 self.driver.redact(error)
                 job.outcome = self._judge(job, error)
         if job.deadline is not None:
@@ -184,19 +187,25 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             upkeep.used()
         self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
-            # The canceller may be at it this very moment; it must not meet the next
-            # job's statement.
-            with self.guard:
-                lost = not self.ready
-                if self._doomed:
-                    self.ready = False
-                job.conclude(lost=lost)
+            self._conclude(job)
+        if failed and not job.released:
+            self.office.tally.failed(job.outcome)
         job.worker = None
         if moved:
             self.office.passOn(job)
             return False
         job.clear()
         return not job.released
+
+    def _conclude(self, job: DatabaseJob[Any]) -> None:
+        # The canceller may be at it this very moment; it must not meet the next job's
+        # statement.
+        with self.guard:
+            lost = not self.ready
+            if self._doomed:
+                self.ready = False
+            job.conclude(lost=lost)
+        self.office.tally.ended(job)
 
     def _clean(self) -> None:
         """End a transaction that a job has left open: the next one's work is not in it.
@@ -249,6 +258,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self.driver.lives_in_memory:
                 return  # The data would go with it.
             self._doomed = self.upkeep.severed = True
+            self.office.tally.sever()
             try:
                 self.driver.sever(self.upkeep.raw)
             except Exception as error:
@@ -279,6 +289,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             "closed when the driver returns.",
             self.driver.name,
         )
+        self.office.tally.abandon()
+        self.office.tally.failed(outcome)
         job.home.fire(job, outcome)
 
     def spare(self) -> None:

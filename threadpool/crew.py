@@ -61,6 +61,7 @@ class ThreadWorker(Generic[J]):
         self.place = Place.HIRED
         self.ready = True
         self.job: J | None = None
+        self.began = 0.0
         self.delivering: J | None = None
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -128,6 +129,10 @@ class Crew(Generic[J]):
     def threads(self) -> list[threading.Thread]:
         """Return the threads that are alive, or about to start or to end."""
         return list(self._threads.copy().values())
+
+    def threadsByWorker(self) -> dict[Worker[J], threading.Thread]:
+        """Return the threads that are alive, by the worker that lives in each."""
+        return self._threads.copy()
 
     def idle(self) -> list[threading.Thread]:
         """Return the threads that are parked."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import enum
 import math
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 
 from threadpool import ticker
 from threadpool.error import PoolClosed, PoolError, PoolFull
 from threadpool.job import QUEUED, Job, JobState
-from threadpool.stats import TeamStats
+from threadpool.stats import TeamStats, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,9 @@ STARVING_SECONDS: Final = 1.0
 
 J = TypeVar("J", bound=Job[Any])
 
+# After so many jobs their times are counted: it takes some 20 us, under the lock.
+BATCH: Final = 256
+
 # Reading a member off its class costs as much as calling a function.
 _RUNNING = JobState.RUNNING
 
@@ -80,6 +84,9 @@ class Worker(Protocol[J]):
 
     job: J | None
     """What it runs at the moment. Set by the team, guarded by its lock."""
+
+    began: float
+    """When it took that, in seconds of time.monotonic(). Set by the team, the same."""
 
     delivering: J | None
     """What it has run and not brought home yet. Set by the team, under its lock; taken
@@ -167,7 +174,8 @@ class Roster(Generic[J]):
         self.unfinished = 0  # Jobs waiting and running; anybody may read it.
         self._finished = self._removed = self._refused = 0
         self._most_workers = self._most_unfinished = 0
-        self._wait_seconds = self._run_seconds = 0.0
+        self._waits, self._runs = Times(), Times()
+        self._note_wait, self._note_run = self._waits.add, self._runs.add
         self._when_gone: list[Callable[[], None]] = []
 
     def _pull(self, worker: Worker[J], now: float) -> J | None:
@@ -178,8 +186,8 @@ class Roster(Generic[J]):
             if job.state is QUEUED:
                 job.state = _RUNNING
                 worker.job = job
-                self._wait_seconds += now - job.queued_at
-                self._last_pull = now
+                self._note_wait(now - job.queued_at)
+                self._last_pull = worker.began = now
                 return job
             self._skipped -= 1
         worker.job = None
@@ -311,6 +319,7 @@ class Roster(Generic[J]):
         )
 
     def _figures(self) -> TeamStats:
+        waits, runs = self._waits.histogram(), self._runs.histogram()
         return TeamStats(
             workers=self._size,
             busy=self.unfinished - len(self._queue) + self._skipped,
@@ -323,9 +332,18 @@ class Roster(Generic[J]):
             refused=self._refused,
             most_workers=self._most_workers,
             most_unfinished=self._most_unfinished,
-            wait_seconds=self._wait_seconds,
-            run_seconds=self._run_seconds,
+            oldest_wait_seconds=self._oldest_wait(),
+            wait_seconds=waits.total_seconds,
+            run_seconds=runs.total_seconds,
+            waits=waits,
+            runs=runs,
         )
+
+    def _oldest_wait(self) -> float:
+        for job in self._queue:
+            if job.state is QUEUED:
+                return time.monotonic() - job.queued_at
+        return 0.0
 
     def _clear(self) -> None:
         """Forget every worker and every job."""
@@ -358,11 +376,12 @@ class Roster(Generic[J]):
             return self._at[Place.AWAKE] + self._at[Place.IDLE] > 0
 
     def __repr__(self) -> str:
-        stats = self._figures()
+        # Without the lock: who looks at it in a debugger may hold that.
+        waiting = len(self._queue) - self._skipped
         state = "closed" if self._closed else "open" if self._open else "not started"
         return (
-            f"<Team {self.name} {state}, {stats.busy} busy, {stats.idle} idle, "
-            f"{stats.waiting} waiting>"
+            f"<Team {self.name} {state}, {self.unfinished - waiting} busy, "
+            f"{self._at[Place.IDLE]} idle, {waiting} waiting>"
         )
 
 

@@ -14,6 +14,7 @@ Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from threadpool import ticker
 from threadpool.error import LoopClosed
 from threadpool.job import QUEUED, JobState
-from threadpool.roster import FORGETTING, WAKE_SECONDS, J, Place, Worker
+from threadpool.roster import BATCH, FORGETTING, WAKE_SECONDS, J, Place, Worker
 from threadpool.staff import Staff
 
 if TYPE_CHECKING:
@@ -135,6 +136,26 @@ class Team(Staff[J]):
         with self._lock:
             return [w.job for w in self._crew if w.job is not None]
 
+    def atWork(self) -> list[tuple[Worker[J], J, float]]:
+        """Return workers that run a job at this moment, the job, and since when.
+
+        Returns:
+            A list of tuples; the last is in seconds of time.monotonic().
+        """
+        with self._lock:
+            return [(w, w.job, w.began) for w in self._crew if w.job is not None]
+
+    def queued(self, limit: int) -> tuple[list[J], int]:
+        """Return the first jobs that wait at this moment, and how many there are.
+
+        Args:
+            limit: so many of them at the most.
+        """
+        with self._lock:
+            waiting = (job for job in self._queue if job.state is QUEUED)
+            first = list(itertools.islice(waiting, limit))
+            return first, len(self._queue) - self._skipped
+
     def _undelivered(self) -> list[J]:
         """Return the jobs that workers are running, or have run and still hold."""
         with self._lock:
@@ -230,8 +251,11 @@ class Team(Staff[J]):
         """Note that *worker* finished a job in *seconds*; give it the next one."""
         with self._lock:
             self.unfinished -= 1
-            self._finished += 1
-            self._run_seconds += seconds
+            self._finished = finished = self._finished + 1
+            self._note_run(seconds)
+            if not finished % BATCH:
+                self._waits.settle()
+                self._runs.settle()
             shortest = self._shortest * FORGETTING
             self._shortest = seconds if seconds < shortest else shortest
             # From here to its delivery the end of its loop must find it somewhere.

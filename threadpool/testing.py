@@ -166,6 +166,7 @@ class MemoryWorker(Generic[J]):
         place: as the team sees it.
         ready: whether it can run a job right now; set it False to make it `prepare`.
         job: what it runs at the moment.
+        began: when it took that, in seconds of time.monotonic().
         delivering: what it has run, and not brought home yet.
         doing: "hired", "preparing", "running", "parked" or "gone": what the next
             `step` ends. A worker that is "running" has its job, not yet begun.
@@ -178,6 +179,7 @@ class MemoryWorker(Generic[J]):
         self.place = Place.HIRED
         self.ready = True
         self.job: J | None = None
+        self.began = 0.0
         self.delivering: J | None = None
         self.doing: Literal["hired", "preparing", "running", "parked", "gone"] = "hired"
         self.patience = math.inf
