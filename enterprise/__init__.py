@@ -20,6 +20,7 @@ from enterprise.rows import Result
 from enterprise.snapshot import Snapshot
 from enterprise.stats import PoolStats
 from enterprise.transaction import Connection, Transaction
+from threadpool._frames import silence
 
 __all__ = [
     "ConfigurationError",
@@ -39,3 +40,5 @@ __all__ = [
     "Transaction",
     "TransactionEnded",
 ]
+
+silence(__name__)

@@ -23,6 +23,7 @@ from enterprise.afterwards import Afterwards
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob, shown
+from enterprise.refusals import refuseEnded
 from enterprise.transaction import Connection, Transaction
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ class Interaction(InTransaction[T]):
         inside.set(weakref.ref(self))
         value: T = self.function(handle, *self.args, **self.kwargs)
         _refuse_awaitable(value, self.function)
+        refuseEnded(value, self.function)
         return value
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enterprise.calls import LeaseCall
 from enterprise.interaction import _refuse_awaitable
-from enterprise.refusals import requirePlain, requireStatement
+from enterprise.refusals import refuseEnded, requirePlain, requireStatement
 from threadpool.error import WrongThread
 from threadpool.home import here
 
@@ -137,7 +137,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("query", statement, params)
 
@@ -153,7 +153,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("operate", statement, params)
 
@@ -169,7 +169,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("result", statement, params)
 
@@ -185,7 +185,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("result", statement, params)
 
@@ -270,7 +270,7 @@ class LeasedTransaction:
     # -- How ---------------------------------------------------------------------------
 
     def _say(self, verb: str, statement: str, params: Any) -> Deferred[Any]:
-        requireStatement(statement)
+        requireStatement(statement, params)
         return self._call(_say, statement, verb, params)
 
     def _call(
@@ -317,6 +317,7 @@ def _interact(txn: Transaction, function: Callable[..., T], args: tuple[Any, ...
     with txn.savepoint():
         value = function(txn, *args)
         _refuse_awaitable(value, function)
+        refuseEnded(value, function)
     return value
 
 

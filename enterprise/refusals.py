@@ -9,22 +9,78 @@ import inspect
 import math
 from typing import Any
 
-__all__ = ["requireOwnNames", "requirePlain", "requireSeconds", "requireStatement"]
+__all__ = [
+    "refuseEnded",
+    "requireOwnNames",
+    "requirePlain",
+    "requireSeconds",
+    "requireStatement",
+]
+
+# Asked on the way of every call, in some 20 ns.
+_PARAMETERS = frozenset({type(None), tuple, list, dict})
+
+# What interactions return as a rule.
+_DATA = frozenset({type(None), tuple, list, dict, str, bytes, int, float, bool})
 
 
-def requireStatement(statement: object) -> None:
-    """Refuse what is not SQL text.
+def requireStatement(statement: object, params: object = None) -> None:
+    """Refuse what is not SQL text, and parameters that are not several values.
 
     Args:
         statement: what was passed as a statement.
+        params: what was passed as its parameters.
 
     Raises:
-        TypeError: it is not a string.
+        TypeError: the statement is not a string, or the parameters are one value.
     """
+    if params.__class__ not in _PARAMETERS:
+        _require_many(params)
     if not isinstance(statement, str):
         raise TypeError(
             f"The statement is {type(statement).__name__}, not a string. Pass SQL as "
             "text, and values as the parameters after it."
+        )
+
+
+def _require_many(params: object) -> None:
+    """Refuse one value where a sequence or mapping of them belongs."""
+    kind = type(params)
+    text = isinstance(params, str | bytes | bytearray | memoryview)
+    if not text and hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        return
+    # Without the value, which may be anybody's secret.
+    example = '("abc",) and not "abc"' if text else "(7,) and not 7"
+    raise TypeError(
+        f"The parameters are one {kind.__name__}, not a sequence or a mapping, so the "
+        f"driver could not tell which placeholder it is for. Write {example}: the "
+        "comma makes it a tuple."
+    )
+
+
+def refuseEnded(value: object, function: object) -> None:
+    """Refuse a cursor or a connection as the result of an interaction.
+
+    Args:
+        value: what the function returned, in its transaction.
+        function: for the text.
+
+    Raises:
+        TypeError: the value ends with the transaction.
+    """
+    kind = type(value)
+    if kind in _DATA:
+        return
+    # By the class: an object that says yes to every name is none of these.
+    is_cursor = hasattr(kind, "execute") and (
+        hasattr(kind, "fetchone") or hasattr(kind, "setSavepoint")
+    )
+    if is_cursor or (hasattr(kind, "cursor") and hasattr(kind, "commit")):
+        raise TypeError(
+            f"{function!r} returned a {kind.__name__}, which is the worker's and ends "
+            "with the transaction: nothing could be done with it. Everything was "
+            "rolled back. Return what you want of it, such as txn.fetchall() or "
+            "txn.rowcount, or nothing."
         )
 
 

@@ -55,11 +55,11 @@ class ErrorCounts(Mapping[str, int]):
 class PoolStats:
     """What a pool has done, and what it is doing at this moment.
 
-    Within a lane all figures from *busy* to *runs* are exact and of one moment. SQLite's
-    two lanes are read one after the other and added up, so where both are at work the
-    sums are of two moments, microseconds apart; the high-water marks of two lanes need
-    not have been reached together, so their sum may never have been. The figures of
-    connections, errors and cancels are exact, and read a little later still.
+    Within a lane all figures from *busy* to *runs* are exact and of one moment.
+    SQLite's two lanes are read one after the other and added up, so where both are at
+    work the sums are of two moments, microseconds apart; the high-water marks of two
+    lanes need not have been reached together, so their sum may never have been. The
+    figures of connections, errors and cancels are exact, and read a little later still.
 
     Attributes:
         connections: open now.

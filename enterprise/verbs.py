@@ -85,10 +85,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = (self._office.writer if write else self._office.reader).team
         job = jobs.Query(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)
@@ -108,10 +108,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = self._office.writer.team
         job = jobs.Operation(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)
@@ -137,10 +137,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = (self._office.writer if write else self._office.reader).team
         job = jobs.WholeResult(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)

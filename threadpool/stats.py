@@ -60,8 +60,8 @@ class Histogram:
         """
         if not 0 <= fraction <= 1:
             raise ValueError(
-                f"The fraction is {fraction!r}. It says how many of all times shall not "
-                "be longer: choose 0 to 1, say 0.99."
+                f"The fraction is {fraction!r}. It says how many of all times shall "
+                "not be longer: choose 0 to 1, say 0.99."
             )
         wanted = fraction * self.count
         seen = 0
