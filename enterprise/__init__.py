@@ -17,8 +17,10 @@ from enterprise.errors import (
 )
 from enterprise.retry import RetryPolicy
 from enterprise.rows import Result
+from enterprise.snapshot import Snapshot
 from enterprise.stats import PoolStats
 from enterprise.transaction import Connection, Transaction
+from threadpool._frames import silence
 
 __all__ = [
     "ConfigurationError",
@@ -34,6 +36,9 @@ __all__ = [
     "QueryTimeout",
     "Result",
     "RetryPolicy",
+    "Snapshot",
     "Transaction",
     "TransactionEnded",
 ]
+
+silence(__name__)

@@ -2,7 +2,7 @@
 
 Calls come in on a loop's thread and become jobs, in `verbs`; workers that own a
 connection each pull them; outcomes go home to the loop the call came from. `close`,
-`stats` and `repr` work in any thread; what returns a Deferred needs a loop.
+`stats`, `snapshot` and `repr` work in any thread; what returns a Deferred needs a loop.
 
 Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 """
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Self
 from enterprise.ledger import Ledger
 from enterprise.office import Office
 from enterprise.options import Options
+from enterprise.snapshot import look
 from enterprise.source import driverFor
 from enterprise.verbs import Verbs
 from threadpool._require import requireDelay
 from threadpool.home import here, hereOrNone
 
 if TYPE_CHECKING:
+    from enterprise.snapshot import Snapshot
     from enterprise.stats import PoolStats
     from threadpool.defer import Deferred
 
@@ -106,6 +108,19 @@ class ConnectionPool(Verbs):
     def stats(self) -> PoolStats:
         """Return the figures of this moment. Any thread."""
         return self._office.stats()
+
+    def snapshot(self, stacks: bool = False) -> Snapshot:
+        """Return who runs what at this moment, for how long, and who waits. Any thread.
+
+        Args:
+            stacks: tell also where each worker's thread is in Python. That takes some
+                0.1 ms for each, in which no other Python code runs.
+
+        Returns:
+            A frozen Snapshot. It holds no values: SQL without its parameters, and names
+            of functions.
+        """
+        return look(self._office, stacks=stacks)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -18,7 +18,6 @@ from enterprise.errors import PoolTimeout, QueryTimeout
 from enterprise.holders import Holder, holdersOf, listed
 from enterprise.starving import Starving
 from threadpool import ticker
-from threadpool.failure import Failure
 from threadpool.roster import STARVING_SECONDS
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ class Deadlines:
         setback = office.setback
         holders = holdersOf([job.team], now)
         said = (
-            f"The last attempt to connect failed: {setback}"
+            f"The last attempt to connect failed: {setback.args[0]}"
             if setback is not None
             else _advice(holders)
         )
@@ -119,8 +118,7 @@ class Deadlines:
             holders,
         )
         error.__cause__ = setback
-        if job.home is not None:
-            job.home.fire(job, Failure(error))
+        office.tell(job, error)
 
     def _end_running(self, job: DatabaseJob[Any]) -> None:
         limit = self._limit if job.timeout is None else job.timeout

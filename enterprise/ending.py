@@ -17,7 +17,6 @@ from enterprise.jobs import COMMITTED
 from threadpool.crew import currentTeam
 from threadpool.defer import Deferred
 from threadpool.error import PoolClosed, WrongThread
-from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
@@ -147,8 +146,7 @@ class Ending:
         for crew in self._office.crews.values():
             for job in crew.team.withdraw(lambda _: True):
                 self._note(job)
-                job.outcome = Failure(self.error())
-                job.sendHome()
+                self._office.tell(job, self.error())
             for job in crew.team.running():
                 self._note(job)
                 job.stop_error = self.error()
@@ -172,8 +170,7 @@ class Ending:
             len(stuck),
         )
         for job in stuck:
-            if job.home is not None:
-                job.home.fire(job, Failure(self.error()))
+            office.tell(job, self.error())
         office.writer.team.close(self._end)  # Where it still waited for the readers.
         self._end()
 

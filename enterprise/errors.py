@@ -1,6 +1,7 @@
 """Every error that a database's users meet: fact, meaning, next step.
 
-What the database itself says, its driver's own exceptions say; these are ours.
+What the database itself says, its driver's own exceptions say; these are ours. Each has
+a `code`, which its text ends with, and `docs`, where that is explained. Any thread.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from threadable import ThreadsDisabled
+from threadable._coded import Coded
 from threadpool.error import (
     LoopClosed,
     PoolClosed,
@@ -42,28 +44,40 @@ __all__ = [
 ]
 
 
-class DatabaseBridgeError(Exception):
+class DatabaseBridgeError(Coded, Exception):
     """The base of this floor's own errors."""
+
+    code = "database-bridge"
 
 
 class ConfigurationError(DatabaseBridgeError, ValueError):
     """The pool cannot be made like this: a URL, a driver or an option is wrong."""
 
+    code = "configuration"
+
 
 class ConnectFailed(DatabaseBridgeError, ConnectionError):
     """No connection could be opened; the driver's error is the `__cause__`."""
+
+    code = "connect-failed"
 
 
 class DatabaseGone(ConnectFailed):
     """The database lived in memory, in one connection, and has ended with it."""
 
+    code = "database-gone"
+
 
 class ForkedSQLite(ConnectFailed):
     """The file was open when this process was forked, and cannot be used here."""
 
+    code = "forked-sqlite"
+
 
 class NestedAcquire(DatabaseBridgeError):
     """The call would wait for a connection that its own caller holds, for ever."""
+
+    code = "nested-acquire"
 
 
 Outcome: TypeAlias = Literal["not_sent", "rolled_back", "committed", "unknown"]
@@ -77,12 +91,14 @@ class ConnectionLost(DatabaseBridgeError, ConnectionError):
             "unknown".
     """
 
+    code = "connection-lost"
+
     def __init__(self, message: str, outcome: Outcome = "unknown") -> None:
         super().__init__(message)
         self.outcome: Outcome = outcome
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (str(self), self.outcome))
+        return (type(self), (*self.args, self.outcome), self.__dict__)
 
 
 class PoolTimeout(PoolError, TimeoutError):
@@ -96,6 +112,8 @@ class PoolTimeout(PoolError, TimeoutError):
             `enterprise.holders.Holder`.
     """
 
+    code = "pool-timeout"
+
     def __init__(
         self,
         message: str,
@@ -107,7 +125,7 @@ class PoolTimeout(PoolError, TimeoutError):
         self.holders = holders
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (str(self), self.stats, self.holders))
+        return (type(self), (*self.args, self.stats, self.holders), self.__dict__)
 
 
 class QueryTimeout(DatabaseBridgeError, TimeoutError):
@@ -116,6 +134,10 @@ class QueryTimeout(DatabaseBridgeError, TimeoutError):
     The cure is a faster statement, or more time; see `PoolTimeout` for the other one.
     """
 
+    code = "query-timeout"
+
 
 class TransactionEnded(DatabaseBridgeError):
     """The transaction was over before the interaction's end; nothing was committed."""
+
+    code = "transaction-ended"

@@ -249,6 +249,8 @@ class Interaction(InTransaction[T]):
         if worker is not None:
             worker.expose()  # The rollback was spared; the next attempt is not.
         self.check()
+        if worker is not None:
+            worker.office.tally.repeat()
 
     def halt(self) -> None:
         """Stop the statement that runs, or the pause between two attempts."""

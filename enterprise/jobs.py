@@ -79,7 +79,9 @@ def shown(work: object) -> str:
         work: a statement, of which values are no part, or a function.
     """
     if callable(work):
-        return str(getattr(work, "__qualname__", None) or repr(work))
+        while isinstance(work, functools.partial):  # Whose repr shows the arguments.
+            work = work.func
+        return str(getattr(work, "__qualname__", None) or type(work).__qualname__)
     text = " ".join(str(work).split())
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 3] + "..."
 
@@ -203,6 +205,10 @@ class DatabaseJob(Job[T]):
             self._late_cancel = True
             self.pursue()
         return LATER
+
+    def stopping(self) -> bool:
+        """Say whether it was told to stop, or what it does just now. Any thread."""
+        return self.cancel_wanted
 
     def halt(self) -> None:
         """Stop the statement that runs at this moment, if there is one. Any thread."""

@@ -266,6 +266,11 @@ class Lease(InTransaction[None]):
         self._stranded = self.cancel_wanted = True
         self._calls.put(None)
 
+    def stopping(self) -> bool:
+        """Say whether it was told to stop, or the call that it serves."""
+        current = self.current
+        return self.cancel_wanted or (current is not None and current.cancel_wanted)
+
     def halt(self) -> None:
         """Stop the statement that runs, or the waiting for the next one."""
         super().halt()
@@ -331,11 +336,14 @@ class Lease(InTransaction[None]):
         try:
             if call.cancel_wanted:
                 call.conclude(lost=broken is not None)
+                if not (self.cancel_wanted or call.released):  # Else it counts as one.
+                    worker.office.tally.ended(call)
                 if worker._doomed:
                     broken = broken or self._doom(worker)
             elif broken is not None:
                 raise broken  # What the lease fails with, the call fails with, too.
             call.clear()
+            worker.office.tally.failed(call.outcome)
             if not call.released and self.home is not None:
                 self._carry(call, self.home)
             if broken is not None:

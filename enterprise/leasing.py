@@ -141,7 +141,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("query", statement, params)
 
@@ -157,7 +157,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("operate", statement, params)
 
@@ -173,7 +173,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("result", statement, params)
 
@@ -189,7 +189,7 @@ class LeasedTransaction:
 
         Raises:
             WrongThread: this is not the loop it was made on.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
         """
         return self._say("result", statement, params)
 
@@ -274,7 +274,7 @@ class LeasedTransaction:
     # -- How ---------------------------------------------------------------------------
 
     def _say(self, verb: str, statement: str, params: Any) -> Deferred[Any]:
-        requireStatement(statement)
+        requireStatement(statement, params)
         return self._call(_say, statement, verb, params)
 
     def _call(

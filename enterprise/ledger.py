@@ -103,6 +103,17 @@ class Book:
                 if not self._borrowers[owner]:
                     del self._borrowers[owner]
 
+    def borrower(self, job: DatabaseJob[Any]) -> str | None:
+        """Return the name of the task that holds *job*; None where no task does.
+
+        Args:
+            job: one that was lent. Any thread may ask.
+        """
+        with self._lock:
+            reference = self._owners.get(job)
+        owner = None if reference is None else reference()
+        return owner.get_name() if isinstance(owner, asyncio.Task) else None
+
     def wish(self, job: DatabaseJob[Any]) -> bool:
         """Remember that the current caller waits for *job*, unless it would for ever.
 

@@ -20,7 +20,8 @@ from enterprise.deadline import Deadlines
 from enterprise.drivers.base import Lane
 from enterprise.ending import Ending
 from enterprise.outage import Outage, another
-from enterprise.stats import PoolStats, addUp
+from enterprise.stats import ErrorCounts, PoolStats, addUp
+from enterprise.tally import Tally
 from enterprise.worker import ConnectionWorker
 from threadable import _switch
 from threadpool import ticker
@@ -70,6 +71,7 @@ class Office:
         # Goes up with each connection that is found dead. guarded by: _lock (writing)
         self.generation = 0
         self.grace = options.cp_grace
+        self.tally = Tally()
         # Who waits for the start. guarded by: _lock
         self._starters: list[tuple[PendingEvents, Deferred[None]]] = []
         self._refilling = False  # guarded by: _lock
@@ -122,20 +124,29 @@ class Office:
         if self.state == "not started":
             self._open()
         elif self.state != "open":
-            job.errback(self._closed_error())
-            return job
+            return self.refuse(job, self._closed_error())
         if self.outage.barred:
             refusal = self.outage.refusal()
             if refusal is not None:
-                job.errback(refusal)
-                return job
+                return self.refuse(job, refusal)
         try:
             job.team.submit(job)
-        except RuntimeError:  # A PoolError, or no thread could be started.
-            job.errback()
-        else:
-            self._deadlines.expect(job)
+        except RuntimeError as error:  # A PoolError, or no thread could be started.
+            return self.refuse(job, error)
+        self._deadlines.expect(job)
         return job
+
+    def refuse(self, job: DatabaseJob[T], error: Exception) -> Deferred[T]:
+        """Fail *job*, which was not queued, with *error*. Loop thread."""
+        self.tally.failed(error)
+        job.errback(error)
+        return job
+
+    def tell(self, job: DatabaseJob[Any], error: Exception) -> None:
+        """Fail *job*, which no worker has any more, with *error*. Any thread."""
+        self.tally.failed(error)
+        if job.home is not None:
+            job.home.fire(job, Failure(error))
 
     def _closed_error(self) -> PoolClosed:
         return PoolClosed(
@@ -145,6 +156,7 @@ class Office:
 
     def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
+        self.tally.passOn()
         job.team = self.writer.team
         self.resubmit(job)
 
@@ -156,9 +168,8 @@ class Office:
             return
         try:
             job.team.submit(job)
-        except RuntimeError:
-            job.outcome = Failure()
-            job.sendHome()
+        except RuntimeError as error:
+            self.tell(job, error)
 
     def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *worker*'s driver stop *job*, without waiting for it. Any thread."""
@@ -221,8 +232,7 @@ class Office:
         # From here on they may call again, and are not to get this old error then.
         _tell(told, Failure(error))
         for job in jobs:
-            job.outcome = Failure(another(error))
-            job.sendHome()
+            self.tell(job, another(error))
         self._refill_soon()
 
     @property
@@ -319,7 +329,20 @@ class Office:
         with self._lock:
             opened, closed = self._opened, self._closed
             failed, lost = self._failed, self._lost
-        return addUp(lanes, opened=opened, closed=closed, failed=failed, lost=lost)
+        tally = self.tally
+        running = [job for crew in self.crews.values() for job in crew.team.running()]
+        return addUp(
+            lanes,
+            connections=opened - closed,
+            opened=opened,
+            failed=failed,
+            lost=lost,
+            connects=tally.connects(),
+            errors=ErrorCounts(tally.errors()),
+            **tally.figures(),
+            cancels_asked=tally.stopped + sum(job.stopping() for job in running),
+            abandoned_now=sum(job.released for job in running),
+        )
 
 
 def _tell(whom: list[tuple[PendingEvents, Deferred[Any]]], result: object) -> None:

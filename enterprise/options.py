@@ -46,6 +46,22 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+# What others call it, or what the old adbapi had, and what to do here instead.
+_ELSEWHERE = {
+    "cp_reactor": "Leave it out: answers go home to the loop they were asked from.",
+    "cp_threads": "Each connection has a thread of its own: say cp_max.",
+    "cp_size": "Say cp_max.",
+    "cp_pool_size": "Say cp_max.",
+    "cp_maxsize": "Say cp_max.",
+    "cp_minsize": "Say cp_min.",
+    "cp_max_overflow": "All connections count in cp_max; cp_backlog bounds the queue.",
+    "cp_recycle": "Say cp_lifetime.",
+    "cp_pre_ping": "Connections are checked after a rest: see cp_check.",
+    "cp_pool_timeout": "Say cp_timeout.",
+    "cp_statement_timeout": "Say cp_query_timeout.",
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How a ConnectionPool behaves.
@@ -163,6 +179,7 @@ class Options:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"Did you mean {near[0]}?" if near else f"There are: {known}."
+                hint = _ELSEWHERE.get(name, hint)
                 raise ConfigurationError(
                     f"There is no pool option {name!r}; what starts with cp_ is ours. "
                     f"{hint}"

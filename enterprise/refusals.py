@@ -44,20 +44,42 @@ def noteNotMoved(error: BaseException) -> None:
     )
 
 
-def requireStatement(statement: object) -> None:
-    """Refuse what is not SQL text.
+# Asked on the way of every call, in some 20 ns.
+_PARAMETERS = frozenset({type(None), tuple, list, dict})
+
+
+def requireStatement(statement: object, params: object = None) -> None:
+    """Refuse what is not SQL text, and parameters that are not several values.
 
     Args:
         statement: what was passed as a statement.
+        params: what was passed as its parameters.
 
     Raises:
-        TypeError: it is not a string.
+        TypeError: the statement is not a string, or the parameters are one value.
     """
+    if params.__class__ not in _PARAMETERS:
+        _require_many(params)
     if not isinstance(statement, str):
         raise TypeError(
             f"The statement is {type(statement).__name__}, not a string. Pass SQL as "
             "text, and values as the parameters after it."
         )
+
+
+def _require_many(params: object) -> None:
+    """Refuse one value where a sequence or mapping of them belongs."""
+    kind = type(params)
+    text = isinstance(params, str | bytes | bytearray | memoryview)
+    if not text and hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        return
+    # Without the value, which may be anybody's secret.
+    example = '("abc",) and not "abc"' if text else "(7,) and not 7"
+    raise TypeError(
+        f"The parameters are one {kind.__name__}, not a sequence or a mapping, so the "
+        f"driver could not tell which placeholder it is for. Write {example}: the "
+        "comma makes it a tuple."
+    )
 
 
 def requireSeconds(timeout: object) -> None:

@@ -36,6 +36,17 @@ _ASYNC_SPELLINGS = {
     "postgresql+pg8000": "postgresql",
 }
 
+# Databases, named where a URL or a driver belongs, and what to write instead.
+_DATABASES = {
+    "sqlite": "'sqlite:///shop.db' for a file, 'sqlite://' for one in memory",
+    "postgres": "'postgresql://user:password@host/name'",
+    "postgresql": "'postgresql://user:password@host/name'",
+    "mysql": "'mysql+pymysql://user:password@host/name'",
+    "mariadb": "'mariadb+pymysql://user:password@host/name'",
+    "oracle": "'oracle+oracledb://user:password@host/?service_name=name'",
+    "mssql": "'mssql+pyodbc://user:password@host/name?driver=...'",
+}
+
 # Which of our extras brings a driver.
 _EXTRAS = {"psycopg": "postgres"}
 
@@ -119,6 +130,8 @@ def _read_url(
             "'postgresql://user:password@host:5432/name' or 'sqlite:///file.db'; "
             "special characters in it are written as %XX (urllib.parse.quote)."
         ) from None
+    if url.password is not None:
+        _refuse_bare_at(source)
     url = _respell(url)
     try:
         dialect = url.get_dialect()
@@ -141,6 +154,26 @@ def _read_url(
             "after the question mark."
         ) from None
     return module_name, _shown(url), (*url_args, *args), {**url_kwargs, **kwargs}
+
+
+def _refuse_bare_at(source: str) -> None:
+    """Refuse a password with an @ in it, whose rest would be shown as the host.
+
+    Args:
+        source: a URL with a password.
+
+    Raises:
+        ConfigurationError: there is an @ too many.
+    """
+    # The user's name may hold one, and so may an option's value.
+    after_name = source.partition("://")[2].partition(":")[2]
+    rest = after_name.partition("@")[2]
+    if "@" in rest.partition("?")[0] or "@" in rest.partition("=")[0]:
+        raise ConfigurationError(
+            "There is an @ too many in the database URL, so it cannot be told where "
+            "the password ends and the host begins. Write the password's special "
+            "characters as %XX, an @ as %40 (urllib.parse.quote)."
+        )
 
 
 def _respell(url: URL) -> URL:
@@ -175,6 +208,11 @@ def _import(name: str) -> ModuleType:
     try:
         module = importlib.import_module(name)
     except ImportError as error:
+        if name.lower() in _DATABASES:
+            raise ConfigurationError(
+                f"{name!r} names a kind of database, and neither which one nor a "
+                f"driver. Write a URL: {_DATABASES[name.lower()]}."
+            ) from None
         raise _not_installed(name) from error
     if not callable(getattr(module, "connect", None)):
         raise ConfigurationError(

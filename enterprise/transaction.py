@@ -266,6 +266,11 @@ class Transaction:
     def __getattr__(self, name: str) -> Any:
         if name == "executescript":
             raise _no_scripts()
+        if self._ended and name.startswith("fetch"):
+            raise TransactionEnded(
+                "The transaction is over and its cursor closed: no rows can be fetched "
+                "any more. Fetch them inside the function, and return those."
+            ) from self.trouble
         return getattr(self._cursor, name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -64,6 +64,7 @@ class Upkeep:
         Raises:
             ConnectFailed: that could not be done.
         """
+        began = time.monotonic()
         try:
             self.raw = self._connect()
         except ConnectFailed:
@@ -71,6 +72,7 @@ class Upkeep:
         except BaseException as error:
             raise self._explained(error) from error
         self.dead = self.attention = self._used = self._doubted = False
+        self._office.tally.connected(time.monotonic() - began)
         self._office.opened()
 
     def _connect(self) -> Any:

@@ -87,10 +87,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = (self._office.writer if write else self._office.reader).team
         job = jobs.Query(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)
@@ -110,10 +110,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = self._office.writer.team
         job = jobs.Operation(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)
@@ -139,10 +139,10 @@ class Verbs:
 
         Raises:
             WrongThread: no event loop runs here.
-            TypeError: *statement* is not a string.
+            TypeError: *statement* is not a string, or *params* is one value.
             ValueError: *timeout* is not a finite number above 0.
         """
-        requireStatement(statement)
+        requireStatement(statement, params)
         team = (self._office.writer if write else self._office.reader).team
         job = jobs.WholeResult(here(), None, (statement, params), None, team)
         return self._submit(job, timeout)
@@ -302,8 +302,7 @@ class Verbs:
             ledger = self._ledger
             refusal = ledger.refusal(job)
             if refusal is not None:
-                job.errback(refusal)
-                return job
+                return self._office.refuse(job, refusal)
             if job.movable and ledger.closes(self._office.writer.team):
                 job.movable = False  # The writer would never come to it.
         return self._office.submit(job)
@@ -312,7 +311,7 @@ class Verbs:
         ledger = self._ledger
         refusal = ledger.refusal(lease)
         if refusal is not None:
-            lease.errback(refusal)
+            self._office.refuse(lease, refusal)
             return
         self._office.submit(lease)
         ledger.lend(lease)

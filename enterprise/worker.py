@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob
     from enterprise.options import Options
+    from enterprise.tally import Tally
 
 __all__ = ["ConnectionWorker", "LaneOffice"]
 
@@ -39,6 +40,7 @@ class LaneOffice(Protocol):
     driver: Driver
     options: Options
     grace: float
+    tally: Tally
     generation: int
 
     def opened(self) -> None:
@@ -161,7 +163,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         raw = upkeep.raw
         self._spared = False
         job.worker = self
-        moved = False
+        moved = failed = False
         try:
             if job.cancel_wanted:
                 job.check()
@@ -175,6 +177,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self._may_pass_on(job, error):
                 moved = True
             else:
+                failed = True
                 self.driver.redact(error)
                 job.outcome = self._judge(job, error)
         if job.deadline is not None:
@@ -183,13 +186,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             upkeep.used()
         self._spared = True  # It is over, though the team takes it away only later.
         if job.cancel_wanted:
-            # The canceller may be at it this very moment; it must not meet the next
-            # job's statement.
-            with self.guard:
-                lost = not self.ready
-                if self._doomed:
-                    self.ready = False
-                job.conclude(lost=lost)
+            self._conclude(job)
+        if failed and not job.released:
+            self.office.tally.failed(job.outcome)
         job.worker = None
         if moved:
             self.office.passOn(job)
@@ -219,6 +218,16 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         else:
             self.office.resubmit(job)
         return False
+
+    def _conclude(self, job: DatabaseJob[Any]) -> None:
+        # The canceller may be at it this very moment; it must not meet the next job's
+        # statement.
+        with self.guard:
+            lost = not self.ready
+            if self._doomed:
+                self.ready = False
+            job.conclude(lost=lost)
+        self.office.tally.ended(job)
 
     def _clean(self) -> None:
         """End a transaction that a job has left open: the next one's work is not in it.
@@ -271,6 +280,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             if self.driver.lives_in_memory:
                 return  # The data would go with it.
             self._doomed = self.upkeep.severed = True
+            self.office.tally.sever()
             if self.upkeep.raw is None:
                 return  # It is being opened, and belongs to the driver alone.
             try:
@@ -303,6 +313,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             "closed when the driver returns.",
             self.driver.name,
         )
+        self.office.tally.abandon()
+        self.office.tally.failed(outcome)
         job.home.fire(job, outcome)
 
     def spare(self) -> None:

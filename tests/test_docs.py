@@ -14,6 +14,7 @@ _PAGES = (
     "README.md",
     "docs/databases.md",
     "docs/deferred.md",
+    "docs/errors.md",
     "docs/loops.md",
     "docs/reactor.md",
     "docs/transactions.md",

@@ -16,6 +16,8 @@ import threading
 import weakref
 from threading import get_ident as getThreadID  # noqa: N812 - the old vocabulary
 
+from threadable._coded import Coded
+
 TYPE_CHECKING = False  # as mypy reads it; `typing` itself costs 7 ms to import
 
 if TYPE_CHECKING:
@@ -36,10 +38,11 @@ __all__ = [
 ]
 
 
-class ThreadsDisabled(RuntimeError):
+class ThreadsDisabled(Coded, RuntimeError):
     """Something needs threads, and the program said that there are none."""
 
     __module__ = "threadable"
+    code = "threads-disabled"
 
 
 class _Token:

@@ -13,6 +13,7 @@ import weakref
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+from threadpool._frames import usersFrames
 from threadpool._future import UNFIRED, FutureFace
 from threadpool._history import historyOf
 from threadpool._require import requireCallable
@@ -71,13 +72,17 @@ class _Guard:
         if failure is None:
             return None
         self.seen = True
+        tb = usersFrames(failure.tb)
+        where = self.history
+        if tb is None and not where:
+            where = " defer.setDebugging(True) lets this say where it was made."
         _log.error(
             "Unhandled failure in %s: %s. Nobody awaited it and no errback saw it; "
             "add one, or await it.%s",
             self.described,
             str(failure).rstrip("."),
-            self.history,
-            exc_info=(failure.type, failure.value, failure.tb),
+            where,
+            exc_info=(failure.type, failure.value, tb),
             extra={"failure": failure},
         )
         return failure

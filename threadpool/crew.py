@@ -128,6 +128,10 @@ class Crew(Generic[J]):
         """Return the threads that are alive, or about to start or to end."""
         return list(self._threads.copy().values())
 
+    def threadsByWorker(self) -> dict[Worker[J], threading.Thread]:
+        """Return the threads that are alive, by the worker that lives in each."""
+        return self._threads.copy()
+
     def idle(self) -> list[threading.Thread]:
         """Return the threads that are parked."""
         return self._threads_of(self.team.crew(Place.IDLE))

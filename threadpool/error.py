@@ -6,6 +6,7 @@ a database's users meet.
 
 from __future__ import annotations
 
+from threadable._coded import Coded
 from threadpool.failure import NoCurrentExceptionError
 
 __all__ = [
@@ -42,12 +43,16 @@ class AlreadyCancelled(ValueError):
     """A delayed call was changed after it had been cancelled."""
 
 
-class WrongThread(RuntimeError):
+class WrongThread(Coded, RuntimeError):
     """A call that needs the I/O thread was made elsewhere, or the other way round."""
 
+    code = "wrong-thread"
 
-class LoopClosed(RuntimeError):
+
+class LoopClosed(Coded, RuntimeError):
     """The event loop ended before the answer came home to it."""
+
+    code = "loop-closed"
 
 
 class ReactorNotRunning(RuntimeError):
@@ -62,12 +67,16 @@ class ReactorNotRestartable(RuntimeError):
     """The reactor was asked to run again after it was stopped."""
 
 
-class PoolError(RuntimeError):
+class PoolError(Coded, RuntimeError):
     """The base of what a pool refuses because of the state it is in."""
+
+    code = "pool-error"
 
 
 class PoolClosed(PoolError):
     """The pool was closed, or never started; it takes no work."""
+
+    code = "pool-closed"
 
 
 class PoolFull(PoolError):
@@ -78,23 +87,28 @@ class PoolFull(PoolError):
         limit: how many there may be: workers at the most, plus the backlog.
     """
 
+    code = "pool-full"
+
     def __init__(self, message: str, *, unfinished: int, limit: int) -> None:
         super().__init__(message)
         self.unfinished = unfinished
         self.limit = limit
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_make_pool_full, (str(self), self.unfinished, self.limit))
+        figures = (*self.args, self.unfinished, self.limit)
+        return (_make_pool_full, figures, self.__dict__)
 
 
 def _make_pool_full(message: str, unfinished: int, limit: int) -> PoolFull:
     return PoolFull(message, unfinished=unfinished, limit=limit)
 
 
-class WorkerInterrupted(RuntimeError):
+class WorkerInterrupted(Coded, RuntimeError):
     """A job raised something that would stop a thread, a task or a loop.
 
     KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration and CancelledError
     have a meaning of their own wherever they surface. Raised by a job in a worker
     they only mean that this job failed; the original is the `__cause__`.
     """
+
+    code = "worker-interrupted"

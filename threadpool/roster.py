@@ -10,6 +10,7 @@ Source: httpcore's pool, whose one deciding method returns what its caller shall
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Generic, Literal
 
@@ -17,7 +18,7 @@ from threadpool import ticker
 from threadpool.bound import Bound
 from threadpool.error import PoolClosed
 from threadpool.job import QUEUED, TAKEN
-from threadpool.stats import TeamStats
+from threadpool.stats import TeamStats, Times
 from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
@@ -126,9 +127,9 @@ class Roster(Generic[J]):
         self._submitted = self._removed = self._refused = 0
         # Of workers that are gone; the others keep count themselves.
         self._finished = 0
-        self._run_seconds = 0.0
         self._most_workers = self._most_unfinished = 0
-        self._wait_seconds = 0.0
+        # Of finished and running jobs; workers hand in what they have, many at once.
+        self._waits, self._runs = Times(), Times()
         self._when_gone: list[Callable[[], None]] = []
 
     @property
@@ -160,7 +161,6 @@ class Roster(Generic[J]):
                 self._skipped -= 1
                 continue
             job.state = TAKEN
-            self._wait_seconds += now - job.queued_at
             taken.append(job)
             share -= 1
             if share <= 0:
@@ -170,6 +170,17 @@ class Roster(Generic[J]):
         self._move(worker, Place.IDLE)
         self._idle.append(worker)
         return False
+
+    def _learn(self, worker: Worker[J]) -> None:
+        """Take in the times of what *worker* has run."""
+        ran, waited = worker.ran, worker.waited
+        mean = max(sum(ran) / len(ran), 1e-9)
+        shortest = self._shortest * (1 + len(ran) * FORGETTING)
+        self._shortest = mean if mean < shortest else shortest
+        self._runs.extend(ran)
+        self._waits.extend(waited)
+        ran.clear()
+        waited.clear()
 
     def _recall(self, worker: Worker[J]) -> None:
         """Put back what *worker* has taken and not begun, before all that waits."""
@@ -340,6 +351,10 @@ class Roster(Generic[J]):
         self._note_depth()
         unfinished, waiting = self.unfinished, self._waiting()
         finished = self._submitted - self._removed - unfinished
+        waits, runs = self._waits.histogram(), self._runs.histogram()
+        for worker in self._crew:
+            waits += Times(worker.waited).histogram()
+            runs += Times(worker.ran).histogram()
         return TeamStats(
             workers=self._size,
             busy=unfinished - waiting,
@@ -352,15 +367,26 @@ class Roster(Generic[J]):
             refused=self._refused,
             most_workers=self._most_workers,
             most_unfinished=self._most_unfinished,
-            wait_seconds=self._wait_seconds,
-            run_seconds=self._run_seconds + sum(w.run_seconds for w in self._crew),
+            oldest_wait_seconds=self._oldest_wait(),
+            wait_seconds=waits.total_seconds,
+            run_seconds=runs.total_seconds,
+            waits=waits,
+            runs=runs,
         )
+
+    def _oldest_wait(self) -> float:
+        for job in self._queue:
+            if job.state is QUEUED:
+                return time.monotonic() - job.queued_at
+        return 0.0
 
     def _clear(self) -> None:
         """Forget every worker and every job."""
         self._finished += self.unfinished  # As good as, here.
         self._finished += sum(worker.finished for worker in self._crew)
-        self._run_seconds += sum(worker.run_seconds for worker in self._crew)
+        for worker in self._crew:
+            self._waits.extend(worker.waited)
+            self._runs.extend(worker.ran)
         self._queue.clear()
         self._idle.clear()
         self._crew.clear()
@@ -385,9 +411,10 @@ class Roster(Generic[J]):
             return self._at[Place.AWAKE] + self._at[Place.IDLE] > 0
 
     def __repr__(self) -> str:
-        stats = self._figures()
+        # Without the lock: who looks at it in a debugger may hold that.
+        waiting = len(self._queue) - self._skipped
         state = "closed" if self._closed else "open" if self._open else "not started"
         return (
-            f"<Team {self.name} {state}, {stats.busy} busy, {stats.idle} idle, "
-            f"{stats.waiting} waiting>"
+            f"<Team {self.name} {state}, {self.unfinished - waiting} busy, "
+            f"{self._at[Place.IDLE]} idle, {waiting} waiting>"
         )

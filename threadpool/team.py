@@ -14,6 +14,7 @@ Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from threadpool import ticker
 from threadpool.error import LoopClosed
 from threadpool.job import QUEUED, RUNNING, TAKEN, JobState
-from threadpool.roster import FORGETTING, STALL_SECONDS
+from threadpool.roster import STALL_SECONDS
 from threadpool.staff import Staff
 from threadpool.worker import J, Place, Worker
 
@@ -150,10 +151,30 @@ class Team(Staff[J]):
 
     def runs(self) -> list[tuple[J, float]]:
         """Return the jobs that run, each with when it began, of time.monotonic()."""
+        return [(job, began) for _, job, began in self.atWork()]
+
+    def atWork(self) -> list[tuple[Worker[J], J, float]]:
+        """Return workers that run a job at this moment, the job, and since when.
+
+        Returns:
+            A list of tuples; the last is in seconds of time.monotonic().
+        """
         with self._lock:
-            alone = [(w.job, w.begun_at) for w in self._crew if w.job is not None]
-            with_them = [(job, w.begun_at) for w in self._crew for job in w.companions]
-            return [*alone, *with_them]
+            crew = list(self._crew)
+            alone = [(w, w.job, w.begun_at) for w in crew if w.job is not None]
+            return [*alone, *((w, j, w.begun_at) for w in crew for j in w.companions)]
+
+    def queued(self, limit: int) -> tuple[list[J], int]:
+        """Return the first jobs that wait at this moment, and how many there are.
+
+        Args:
+            limit: so many of them at the most.
+        """
+        with self._lock:
+            self._recall_all()
+            waiting = (job for job in self._queue if job.state is QUEUED)
+            first = list(itertools.islice(waiting, limit))
+            return first, len(self._queue) - self._skipped
 
     def _undelivered(self) -> list[J]:
         """Return the jobs that workers are running, or have run and still hold."""
@@ -174,7 +195,7 @@ class Team(Staff[J]):
         """
         self._present(worker)
         while worker.ready or worker.prepare():
-            more = self._pull(worker, time.monotonic(), 0, 0.0)
+            more = self._pull(worker, time.monotonic())
             while more:
                 more = self._run(worker)
             if worker.ready and not self._rest(worker):
@@ -190,7 +211,6 @@ class Team(Staff[J]):
         """
         taken = worker.taken
         home = None
-        count, before = worker.finished, worker.run_seconds
         started = time.monotonic()
         while taken:
             try:
@@ -202,11 +222,12 @@ class Team(Staff[J]):
                 break
             job.state = RUNNING
             self._last_begun = worker.begun_at = started
+            worker.waited.append(started - job.queued_at)
             comes_home = worker.run(job)
             now = time.monotonic()
             worker.delivering, worker.job = job, None
             worker.finished += 1
-            worker.run_seconds += now - started
+            worker.ran.append(now - started)
             started = now
             if comes_home and job.home is not None:
                 if home is not job.home:
@@ -223,9 +244,7 @@ class Team(Staff[J]):
             del job
             if not worker.ready:
                 break
-        more = self._pull(
-            worker, started, worker.finished - count, worker.run_seconds - before
-        )
+        more = self._pull(worker, started)
         if home is not None:
             home.release(started, dry=not more)
         return more
@@ -245,7 +264,8 @@ class Team(Staff[J]):
                 self._coming = None
             # It may have broken in the middle of a job.
             self._finished += worker.finished + (worker.job is not None)
-            self._run_seconds += worker.run_seconds
+            self._waits.extend(worker.waited)
+            self._runs.extend(worker.ran)
             self._at[worker.place] -= 1
             self._size -= 1
             self._hired_arrived()
@@ -268,23 +288,20 @@ class Team(Staff[J]):
         if comer is not None:
             self._bring(comer)
 
-    def _pull(self, worker: Worker[J], now: float, count: int, seconds: float) -> bool:
+    def _pull(self, worker: Worker[J], now: float) -> bool:
         """Let *worker* take what it shall run next; where there is nothing it parks.
 
         Args:
-            worker: one that is here, and has run what it had taken.
+            worker: one that is here, and hands in the times of what it has run.
             now: seconds of time.monotonic().
-            count: how many jobs that were; 0 for one that comes from elsewhere.
-            seconds: how long they took, added up.
 
         Returns:
             Whether it has taken anything.
         """
         with self._lock:
-            if count:
-                mean = max(seconds / count, 1e-9)
-                shortest = self._shortest * (1 + count * FORGETTING)
-                self._shortest = mean if mean < shortest else shortest
+            ran = len(worker.ran)
+            if ran:
+                self._learn(worker)
             elif self._coming is worker:
                 self._coming = None
             if not worker.ready:
@@ -296,7 +313,7 @@ class Team(Staff[J]):
             self._appraise()
             took = self._take(worker, now)
             comer = None
-            if not count or len(self._queue) > self._enough:
+            if not ran or len(self._queue) > self._enough:
                 comer = self._call(now)
             if worker.taken and self not in ticker.watched:
                 ticker.watch(self)

@@ -169,6 +169,7 @@ class MemoryWorker(Worker[J]):
         place: as the team sees it.
         ready: whether it can run a job right now; set it False to make it `prepare`.
         job: what it runs at the moment.
+        began: when it took that, in seconds of time.monotonic().
         delivering: what it has run, and not brought home yet.
         doing: "hired", "preparing", "running", "parked" or "gone": what the next
             `step` ends. A worker that is "running" has its job, not yet begun.

@@ -46,7 +46,9 @@ class Worker(Generic[J]):
         delivering: what it has run and not brought home yet. The same.
         begun_at: when it began that job, in seconds of time.monotonic(). The same.
         finished: how many jobs it has run, well or badly. The same.
-        run_seconds: how long that took, added up. The same.
+        waited: for how long those that it ran lately had waited, in seconds. The same;
+            the team takes them over now and then.
+        ran: how long they ran, in seconds. The same.
     """
 
     def __init__(self) -> None:
@@ -58,7 +60,8 @@ class Worker(Generic[J]):
         self.delivering: J | None = None
         self.begun_at = math.inf
         self.finished = 0
-        self.run_seconds = 0.0
+        self.waited: list[float] = []
+        self.ran: list[float] = []
 
     def prepare(self) -> bool:
         """Become ready, however long that takes; False to resign."""

@@ -276,8 +276,8 @@ async def test_openfun_sees_each_new_connection(shop):
     seen = []
     async with ConnectionPool(shop.url, cp_max=1, cp_openfun=seen.append) as pool:
         await pool.runQuery("select 1")
-        own = await pool.runWithConnection(lambda connection: connection.cursor())
-        assert seen == [own.connection]
+        own = await pool.runWithConnection(lambda raw: id(raw.cursor().connection))
+        assert [id(raw) for raw in seen] == [own]
 
 
 async def test_transaction_left_open_is_ended(database):

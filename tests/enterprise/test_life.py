@@ -138,7 +138,9 @@ async def test_loss_in_an_interaction(script, verb, fate):
     async with ConnectionPool(script, cp_max=1) as pool:
         script.InterfaceError = script.OperationalError
         script.will(verb, "fail gone")
-        error = await outcome(pool.runInteraction(lambda txn: txn.execute("rows 1")))
+        error = await outcome(
+            pool.runInteraction(lambda txn: txn.execute("rows 1").rowcount)
+        )
         assert isinstance(error, ConnectionLost)
         assert error.outcome == fate
         del script.InterfaceError
@@ -179,7 +181,9 @@ async def test_commit_whose_reply_is_lost(pg_proxy, pg_proxy_url):
         await pool.runOperation("create table a (id int)")
         pg_proxy.commit_lost_reply()
         error = await outcome(
-            pool.runInteraction(lambda txn: txn.execute("insert into a values (1)"))
+            pool.runInteraction(
+                lambda txn: txn.execute("insert into a values (1)").rowcount
+            )
         )
         assert isinstance(error, ConnectionLost)
         assert error.outcome == "unknown"

@@ -161,7 +161,7 @@ async def test_deferred_constraint(pg_url):
         )
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             await pool.runInteraction(
-                lambda txn: txn.execute("insert into b values (1)")
+                lambda txn: txn.execute("insert into b values (1)").rowcount
             )
         assert await pool.runQuery("select count(*) from b") == [(0,)]
         assert pool.stats().opened == 1

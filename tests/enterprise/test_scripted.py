@@ -82,7 +82,7 @@ async def test_failing_rollback(script, caplog, statement):
         if statement:
             work = pool.runOperation("x")
         else:
-            work = pool.runInteraction(lambda txn: txn.execute("x"))
+            work = pool.runInteraction(lambda txn: txn.execute("x").rowcount)
         with pytest.raises(OperationalError, match="database is locked"):
             await work
         assert "no rollback" in caplog.text

@@ -255,7 +255,7 @@ def test_failure_pickles_with_its_traceback_as_text():
 def test_pool_full_pickles_with_its_figures():
     """PoolFull carries its figures through a pickle."""
     copy = pickle.loads(pickle.dumps(PoolFull("full", unfinished=3, limit=2)))
-    assert (str(copy), copy.unfinished, copy.limit) == ("full", 3, 2)
+    assert (copy.args, copy.unfinished, copy.limit) == (("full",), 3, 2)
 
 
 @pytest.mark.parametrize("name", [n for n in errors.__all__ if n != "PoolFull"])

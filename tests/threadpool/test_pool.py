@@ -877,8 +877,9 @@ def test_workers_break_loudly(make_pool, expect_errors, caplog):
 
     real = pool._team._pull
 
-    def broken(worker, now, count, seconds):
-        took = real(worker, now, count, seconds)
+    def broken(worker, now):
+        count = len(worker.ran)
+        took = real(worker, now)
         if count:
             del pool._team._pull
             raise MemoryError("in the worker's own code")
@@ -904,8 +905,9 @@ async def test_worker_that_breaks_delivers_what_it_has(make_pool, expect_errors)
     pool = make_pool(0, 1, start=False)
     real = pool._team._pull
 
-    def broken(worker, now, count, seconds):
-        took = real(worker, now, count, seconds)
+    def broken(worker, now):
+        count = len(worker.ran)
+        took = real(worker, now)
         if count:
             del pool._team._pull
             assert worker.taken
