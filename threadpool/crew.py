@@ -69,7 +69,7 @@ class ThreadWorker(Generic[J]):
         self.ready = True
         self.job: J | None = None
         self.delivering: J | None = None
-        self.since = 0.0
+        self.begun_at = 0.0
         self._bell = threading.Lock()
         self._bell.acquire()
 

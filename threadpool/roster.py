@@ -85,7 +85,7 @@ class Worker(Protocol[J]):
     """What it has run and not brought home yet. Set by the team, under its lock; taken
     away again without it."""
 
-    since: float
+    begun_at: float
     """When it got its last job, in seconds of time.monotonic(). Set by the team."""
 
     def prepare(self) -> bool:
@@ -183,7 +183,7 @@ class Roster(Generic[J]):
             if job.state is QUEUED:
                 job.state = _RUNNING
                 worker.job = job
-                worker.since = now
+                worker.begun_at = now
                 self._wait_seconds += now - job.queued_at
                 self._last_pull = now
                 return job

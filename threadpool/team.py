@@ -138,7 +138,7 @@ class Team(Staff[J]):
     def runs(self) -> list[tuple[J, float]]:
         """Return the jobs that run, each with when it began, of time.monotonic()."""
         with self._lock:
-            return [(w.job, w.since) for w in self._crew if w.job is not None]
+            return [(w.job, w.begun_at) for w in self._crew if w.job is not None]
 
     def _undelivered(self) -> list[J]:
         """Return the jobs that workers are running, or have run and still hold."""

@@ -167,7 +167,7 @@ class MemoryWorker(Generic[J]):
         ready: whether it can run a job right now; set it False to make it `prepare`.
         job: what it runs at the moment.
         delivering: what it has run, and not brought home yet.
-        since: when it got its last job, in seconds of time.monotonic().
+        begun_at: when it got its last job, in seconds of time.monotonic().
         doing: "hired", "preparing", "running", "parked" or "gone": what the next
             `step` ends. A worker that is "running" has its job, not yet begun.
         patience: seconds it would wait while "parked"; math.inf for ever.
@@ -180,7 +180,7 @@ class MemoryWorker(Generic[J]):
         self.ready = True
         self.job: J | None = None
         self.delivering: J | None = None
-        self.since = 0.0
+        self.begun_at = 0.0
         self.doing: Literal["hired", "preparing", "running", "parked", "gone"] = "hired"
         self.patience = math.inf
         self.wakes = 0
