@@ -172,13 +172,13 @@ class Book:
             lane = todo.pop()
             if lane in survey:
                 continue
-            running = lane.running()
+            running = lane.runs()  # One for each worker that has one.
             if len(running) < lane.maximum:
                 survey[lane] = None
                 continue
             kept: list[Kept] = []
             survey[lane] = kept
-            for job in running:
+            for job, _ in running:
                 owner = self._owners.get(job, _nobody)()
                 if job.cancel_wanted:  # It is being stopped, whatever others do.
                     kept.append((job, []))

@@ -69,7 +69,7 @@ class Starving:
         if not queue:
             self._told.pop(lane, None)
             return math.inf
-        running = team.running()
+        running = [job for job, _ in team.runs()]  # One for each worker that has one.
         resting = [restsSince(job) for job in running]
         if len(running) < team.maximum or math.inf in resting:
             self._told.pop(lane, None)  # Somebody works, or comes to.

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from enterprise import ConnectionPool
-from enterprise.errors import NestedAcquire, PoolTimeout
+from enterprise.errors import NestedAcquire, PoolTimeout, QueryTimeout
 from enterprise.ledger import book
 from tests.enterprise.helpers import outcome, reached, until
 from tests.enterprise.leases import alone
@@ -376,7 +376,7 @@ async def test_call_after_the_answer(scripts):
     """A coroutine that outlives the blocking call it was begun in calls for itself."""
     async with ConnectionPool(scripts[0], cp_max=1) as pool:
         go_on, kept = Deferred(), []
-        answered, leave = threading.Event(), threading.Event()
+        waits, elsewhere = threading.Event(), Deferred()
 
         async def later():
             await go_on
@@ -388,15 +388,18 @@ async def test_call_after_the_answer(scripts):
 
         def work(txn):
             blockingCallFromThread(reactor, ask)
-            answered.set()
-            leave.wait(30)
+            return blockingCallFromThread(reactor, wait)
+
+        def wait():
+            waits.set()
+            return elsewhere
 
         job = pool.runInteraction(work)
-        await reached(answered)
+        await reached(waits)
         go_on.callback(None)
         assert pool.stats().waiting == 1
-        leave.set()
-        await job
+        elsewhere.callback("done")
+        assert await job == "done"
         assert await kept[0] == [(4,)]
 
 
@@ -411,25 +414,29 @@ async def test_member_of_several(scripts):
 
 
 async def test_lease_that_is_being_stopped(scripts):
-    """A holder that is being stopped ends, whatever it waits for: no circle."""
-    script = scripts[0]
-    async with ConnectionPool(script, cp_max=1, cp_grace=30) as pool:
-        begun = asyncio.Event()
+    """A holder that is being stopped ends, whatever its task waits for: no circle."""
+    one, two = (ConnectionPool(script, cp_max=1) for script in scripts[:2])
+    scripts[0].will("rollback", "hang undo")
+    undoing, held = scripts[0].gate("undo"), asyncio.Event()
 
-        async def holder():
-            async with pool.transaction() as txn:
-                begun.set()
-                await txn.runQuery("hang here")
+    async def first():
+        async with one.transaction(timeout=0.05):
+            await held.wait()
+            return await two.runQuery("rows 2")
 
-        task = asyncio.create_task(holder())
-        await begun.wait()
-        await until(script.gate("here").reached.is_set, "the statement")
-        task.cancel()
-        await asyncio.sleep(0)
-        call = pool.runQuery("rows 3")
-        script.gate("here").open()
-        assert await call == [(3,)]
-        assert isinstance(await outcome(task), asyncio.CancelledError)
+    async def second():
+        async with two.transaction():
+            held.set()
+            await until(undoing.reached.is_set, "the rollback")
+            call = one.runQuery("rows 1")
+            undoing.open()
+            return await call
+
+    stopped, answer = await results(first(), second())
+    assert isinstance(stopped, QueryTimeout)
+    assert answer == [(1,)]
+    for pool in (one, two):
+        await pool.close()
 
 
 async def test_book_is_empty_when_nobody_holds(scripts):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from enterprise import ConnectionPool
 from enterprise.errors import PoolTimeout, WrongThread
-from enterprise.holders import Holder, listed
+from enterprise.holders import Holder, listed, restsSince
 from tests.enterprise.helpers import item_table, names, outcome, reached, until
 from tests.enterprise.leases import DATABASE_ERRORS, alone, insert
 from threadpool.defer import Deferred
@@ -195,6 +197,14 @@ async def test_work_is_not_starving(script, caplog):
             assert await held == [(1,)]
             assert await call == [(1,)]
     assert not warnings(caplog, "starves")
+
+
+def test_who_is_being_stopped_does_not_rest():
+    """A holder that is being stopped is about to go: nobody starves by it."""
+    stopping = SimpleNamespace(cancel_wanted=True, idleSince=lambda: 1.0)
+    resting = SimpleNamespace(cancel_wanted=False, idleSince=lambda: 1.0)
+    assert restsSince(stopping) == math.inf
+    assert restsSince(resting) == 1.0
 
 
 # -- Abandoned -------------------------------------------------------------------------
