@@ -202,7 +202,8 @@ class Verbs:
             kwargs: the function's keyword arguments.
 
         Returns:
-            A Deferred of what the function returns.
+            A Deferred of what the function returns. It fails with TypeError, and all is
+            rolled back, where that is the transaction itself or a cursor.
 
         Raises:
             WrongThread: no event loop runs here.
