@@ -53,6 +53,9 @@ class ConnectionPool(Verbs):
             theirs,
             connect_seconds=options.cp_connect_timeout,
             wal=options.cp_wal,
+            push=options.cp_push_timeout,
+            bouncer=options.cp_pgbouncer,
+            resolve=options.cp_resolve_commit,
         )
         office = Office(self.driver, options)
         self.name = office.name

@@ -104,6 +104,9 @@ class DatabaseJob(Job[T]):
     # Whether the writer may do it where a reader was refused.
     movable = False
 
+    # Whether it does without `Driver.begin`.
+    alone = True
+
     def __init__(
         self,
         home: PendingEvents,
@@ -236,6 +239,18 @@ class DatabaseJob(Job[T]):
     def stopped(self) -> BaseException:
         """Make what a caller gets whose job was stopped."""
         return self.stop_error or cancelledError(self._cancel_message)
+
+    def learnFate(self, worker: ConnectionWorker) -> tuple[T] | None:
+        """Find out what became of a COMMIT whose answer was lost. Worker's thread.
+
+        Args:
+            worker: whose connection was lost.
+
+        Returns:
+            The value, alone in a tuple, where all is done; else None, and `fate` says
+            what is known.
+        """
+        return None
 
     def lostWith(self, driver: Driver, error: BaseException | None) -> ConnectionLost:
         """Make what a caller gets whose connection was lost.

@@ -43,6 +43,9 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_resetfun": _HOOK,
     "cp_closefun": _HOOK,
     "cp_wal": ((bool, type(None)), "True, False or None"),
+    "cp_push_timeout": _FLAG,
+    "cp_pgbouncer": _FLAG,
+    "cp_resolve_commit": _FLAG,
 }
 
 
@@ -82,6 +85,12 @@ class Options:
         cp_closefun: called with each raw connection that lives, before it is closed.
         cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
             False not even on a new one.
+        cp_push_timeout: for PostgreSQL; have the server keep a call's time limit, too,
+            in case that ours does not get through to it.
+        cp_pgbouncer: for PostgreSQL behind PgBouncer, which hands sessions around; no
+            prepared statements then, and no time limit in a session.
+        cp_resolve_commit: for PostgreSQL; when a connection is lost during a COMMIT,
+            find out on another one what became of it.
     """
 
     cp_min: int = 0
@@ -105,6 +114,9 @@ class Options:
     cp_resetfun: Callable[[Any], object] | None = None
     cp_closefun: Callable[[Any], object] | None = None
     cp_wal: bool | None = None
+    cp_push_timeout: bool = True
+    cp_pgbouncer: bool = False
+    cp_resolve_commit: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -308,8 +308,7 @@ class Connection:
                 "An earlier error ended the transaction, so there is nothing to "
                 "commit. Let that error leave the function, or call rollback() first."
             )
-        self._job.enterCommit()
-        self._driver.commit(self._raw)
+        self._job.sendCommit(self._driver, self._raw)
         self._job.phase = SENT
         self._job.terms.begin(self._driver, self._raw)
 
