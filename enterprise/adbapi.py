@@ -55,6 +55,7 @@ class ConnectionPool(Verbs):
             wal=options.cp_wal,
             push=options.cp_push_timeout,
             bouncer=options.cp_pgbouncer,
+            prepare=not options.cp_pgbouncer and options.cp_resetfun is None,
             resolve=options.cp_resolve_commit,
         )
         office = Office(self.driver, options)

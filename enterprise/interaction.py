@@ -356,6 +356,12 @@ def _require_transaction(
     handle: Transaction | Connection, driver: Driver, raw: Any
 ) -> None:
     state = driver.state(raw)
+    if state is TransactionState.BUSY:
+        raise TransactionEnded(
+            "The function returned in the middle of a result or a COPY, so nothing "
+            "could be committed, and the connection is closed. Read it to its end, or "
+            "close it, before returning."
+        )
     if state is TransactionState.FAILED:
         raise TransactionEnded(
             "An earlier error made the transaction useless, and the function went "

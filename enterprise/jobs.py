@@ -169,6 +169,8 @@ class DatabaseJob(Job[T]):
         except Exception as error:
             if self.worker is not None:
                 self.worker.discard()
+                # No function of the user's is to find it as it is.
+                self.worker.upkeep.dead = True
             # Where the connection is gone, so is the transaction, and somebody is told.
             level = logging.DEBUG if driver.lost(raw, error) else logging.WARNING
             _log.log(

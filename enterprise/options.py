@@ -81,7 +81,8 @@ class Options:
         cp_noisy: log opening and closing of connections at INFO instead of DEBUG.
         cp_openfun: called with each new raw connection, in its thread.
         cp_resetfun: called with the raw connection after each job, when the answer is
-            on its way, to clear away what the job left in the session.
+            on its way, to clear away what the job left in the session. psycopg then
+            prepares nothing by itself: it would not notice a DISCARD.
         cp_closefun: called with each raw connection that lives, before it is closed.
         cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
             False not even on a new one.

@@ -49,6 +49,7 @@ def driverFor(
     wal: bool | None,
     push: bool = True,
     bouncer: bool = False,
+    prepare: bool = True,
     resolve: bool = False,
 ) -> Driver:
     """Find the driver for *source*.
@@ -62,6 +63,7 @@ def driverFor(
         wal: as for `SQLiteDriver`.
         push: as for `PostgresDriver`.
         bouncer: as for `PostgresDriver`.
+        prepare: as for `PostgresDriver`.
         resolve: as for `PostgresDriver`.
 
     Raises:
@@ -101,6 +103,7 @@ def driverFor(
             connect_seconds=connect_seconds,
             push=push,
             bouncer=bouncer,
+            prepare=prepare,
             resolve=resolve,
         )
     connector = Connector(module.connect, args, kwargs)

@@ -39,6 +39,7 @@ class TransactionState(enum.Enum):
     NONE = "none"
     OPEN = "open"
     FAILED = "failed"  # Only a rollback is possible.
+    BUSY = "busy"  # In the middle of a result, or of a COPY; nothing is possible.
 
 
 class Driver:

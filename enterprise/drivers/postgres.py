@@ -61,8 +61,10 @@ class PostgresDriver(Driver):
         kwargs: for `psycopg.connect`.
         connect_seconds: how long connecting may take, where *kwargs* do not say.
         push: have the server, too, stop what takes longer than it may.
-        bouncer: PgBouncer stands in between and hands sessions around: nothing is
-            left in one, neither a setting nor a prepared statement.
+        bouncer: PgBouncer stands in between and hands sessions around: nothing is set
+            in one.
+        prepare: let psycopg prepare what is said often, where *kwargs* do not say; not
+            where sessions are handed around, or cleared by DISCARD, unnoticed.
         resolve: find out what became of a COMMIT that got no answer.
     """
 
@@ -78,13 +80,14 @@ class PostgresDriver(Driver):
         connect_seconds: float = 10,
         push: bool = True,
         bouncer: bool = False,
+        prepare: bool = True,
         resolve: bool = False,
     ) -> None:
         # libpq counts whole seconds and takes less than 2 for 2.
         kwargs = {"connect_timeout": max(2, round(connect_seconds)), **kwargs}
         # A statement by itself costs one round trip in autocommit, three otherwise.
         kwargs["autocommit"] = True
-        if bouncer:
+        if not prepare:
             kwargs.setdefault("prepare_threshold", None)
         self.resolves = resolve
         self._push = push
@@ -326,7 +329,14 @@ class PostgresDriver(Driver):
         return None if status is None else str(status)
 
     def rollback(self, raw: psycopg.Connection[Any]) -> None:
-        """Roll the transaction back, where the connection still can."""
+        """Roll the transaction back, where the connection still can.
+
+        Raises:
+            psycopg.OperationalError: it cannot, and must be closed.
+        """
+        if self.state(raw) is TransactionState.BUSY:
+            # psycopg would wait for its own lock, which nobody is left to release.
+            raise psycopg.OperationalError("a result or a COPY was left in the middle")
         if not raw.closed:
             raw.rollback()
 
@@ -336,7 +346,10 @@ class PostgresDriver(Driver):
 
     def state(self, raw: psycopg.Connection[Any]) -> TransactionState:
         """Say what has become of the transaction; after an error it has failed."""
-        return _STATES.get(raw.pgconn.transaction_status, TransactionState.OPEN)
+        status = raw.pgconn.transaction_status
+        if status == TransactionStatus.ACTIVE and not raw.pgconn.pipeline_status:
+            return TransactionState.BUSY
+        return _STATES.get(status, TransactionState.OPEN)
 
 
 def _password(conninfo: Any) -> str:
