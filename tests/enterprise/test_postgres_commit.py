@@ -230,7 +230,10 @@ async def test_silent_server_is_cut_off(pg_proxy, pg_proxy_url, monkeypatch):
 
         monkeypatch.setattr(pool.driver, "verdict", freeze)
         pg_proxy.commit_lost_reply()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         error = await outcome(pool.runInteraction(insert))
+        assert loop.time() - began < 15
         assert isinstance(error, ConnectionLost)
         assert error.outcome == "unknown"
         pg_proxy.heal()
