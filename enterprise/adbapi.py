@@ -55,6 +55,10 @@ class ConnectionPool(Verbs):
             theirs,
             connect_seconds=options.cp_connect_timeout,
             wal=options.cp_wal,
+            push=options.cp_push_timeout,
+            bouncer=options.cp_pgbouncer,
+            prepare=not options.cp_pgbouncer and options.cp_resetfun is None,
+            resolve=options.cp_resolve_commit,
         )
         office = Office(self.driver, options)
         self.name = office.name

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
     from enterprise.office import Office
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "ranTooLong"]
 
 # How soon a deadline may be looked for again, at the least.
 SOON_SECONDS = 0.001
@@ -122,11 +122,7 @@ class Deadlines:
 
     def _end_running(self, job: DatabaseJob[Any]) -> None:
         limit = self._limit if job.timeout is None else job.timeout
-        job.stop_error = QueryTimeout(
-            f"The call took more than its {limit} s and was stopped; what it had begun "
-            "was rolled back. Give it more time (timeout=, cp_query_timeout), or make "
-            "the statement faster."
-        )
+        job.stop_error = ranTooLong(limit)
         job.pursue()
 
     def __repr__(self) -> str:
@@ -149,4 +145,17 @@ def _advice(holders: tuple[Holder, ...]) -> str:
     return (
         "Work comes in faster than it gets done: raise cp_max, submit less at a time, "
         "or find the statement that takes so long."
+    )
+
+
+def ranTooLong(seconds: float | None) -> QueryTimeout:
+    """Make what a call gets that had its connection and took too long.
+
+    Args:
+        seconds: its limit.
+    """
+    return QueryTimeout(
+        f"The call took more than its {seconds} s and was stopped; what it had begun "
+        "was rolled back. Give it more time (timeout=, cp_query_timeout), or make "
+        "the statement faster."
     )

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from enterprise.afterwards import Afterwards
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
+from enterprise.inquiry import Inquiry
 from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob, shown
 from enterprise.transaction import Connection, Transaction
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.errors import Outcome
     from enterprise.retry import RetryPolicy
+    from enterprise.worker import ConnectionWorker
 
 __all__ = [
     "ISOLATIONS",
@@ -86,12 +88,18 @@ class InTransaction(DatabaseJob[T]):
         afterwards: what is to be called when its outcome is known; None for nothing.
     """
 
-    __slots__ = ("afterwards", "terms")
+    __slots__ = ("afterwards", "terms", "ticket", "value")
+
+    alone = False
 
     def __init__(self, *arguments: Any, terms: Terms) -> None:
         super().__init__(*arguments)
         self.terms = terms
         self.afterwards: Afterwards | None = None
+        # By which its COMMIT is found again, and what it then is worth; both only where
+        # the driver resolves.
+        self.ticket: Any = None
+        self.value: tuple[T] | None = None
 
     def label(self) -> str:
         """Say which function it calls. Any thread."""
@@ -154,13 +162,48 @@ class InTransaction(DatabaseJob[T]):
                 _require_transaction(handle, driver, raw)
             finally:
                 handle.finish()
-            self.enterCommit()
-            driver.commit(raw)
+            self.sendCommit(driver, raw, (value,))
         except BaseException as error:
             self._undo(driver, raw, error)
             raise
         self.phase = COMMITTED
         return value
+
+    def sendCommit(
+        self, driver: Driver, raw: Any, value: tuple[T] | None = None
+    ) -> None:
+        """Commit, unless somebody wants it stopped. Worker's thread.
+
+        Args:
+            driver: of the connection.
+            raw: the connection, in a transaction.
+            value: what the job is worth when it is done with this; None where it is
+                not.
+        """
+        if driver.resolves:
+            self.ticket, self.value = driver.ticket(raw), value
+        self.enterCommit()
+        driver.commit(raw)
+        self.value = None
+
+    def learnFate(self, worker: ConnectionWorker) -> tuple[T] | None:
+        """Ask the database what became of the COMMIT. Worker's thread.
+
+        Args:
+            worker: whose connection was lost.
+
+        Returns:
+            The value, alone in a tuple, where all is done; else None.
+        """
+        if self.ticket is None:
+            return None
+        fate = Inquiry.about(self.ticket, worker, self)
+        with worker.guard:  # Whoever releases the caller looks at the phase.
+            if fate == "committed":
+                self.phase = COMMITTED
+            elif fate == "rolled_back":
+                self.phase = SENT
+        return self.value if fate == "committed" else None
 
     def _undo(self, driver: Driver, raw: Any, error: BaseException) -> None:
         worker = self.worker
@@ -305,6 +348,12 @@ def _require_transaction(
     handle: Transaction | Connection, driver: Driver, raw: Any
 ) -> None:
     state = driver.state(raw)
+    if state is TransactionState.BUSY:
+        raise TransactionEnded(
+            "The function returned in the middle of a result or a COPY, so nothing "
+            "could be committed, and the connection is closed. Read it to its end, or "
+            "close it, before returning."
+        )
     if state is TransactionState.FAILED:
         raise TransactionEnded(
             "An earlier error made the transaction useless, and the function went "

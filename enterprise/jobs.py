@@ -110,6 +110,9 @@ class DatabaseJob(Job[T]):
     # Whether it keeps its worker for its caller, who then says what to do.
     lingers = False
 
+    # Whether it does without `Driver.begin`.
+    alone = True
+
     def __init__(
         self,
         home: PendingEvents,
@@ -172,6 +175,8 @@ class DatabaseJob(Job[T]):
         except Exception as error:
             if self.worker is not None:
                 self.worker.discard()
+                # No function of the user's is to find it as it is.
+                self.worker.upkeep.dead = True
             # Where the connection is gone, so is the transaction, and somebody is told.
             level = logging.DEBUG if driver.lost(raw, error) else logging.WARNING
             _log.log(
@@ -261,6 +266,18 @@ class DatabaseJob(Job[T]):
     def stopped(self) -> BaseException:
         """Make what a caller gets whose job was stopped."""
         return self.stop_error or cancelledError(self._cancel_message)
+
+    def learnFate(self, worker: ConnectionWorker) -> tuple[T] | None:
+        """Find out what became of a COMMIT whose answer was lost. Worker's thread.
+
+        Args:
+            worker: whose connection was lost.
+
+        Returns:
+            The value, alone in a tuple, where all is done; else None, and `fate` says
+            what is known.
+        """
+        return None
 
     def lostWith(self, driver: Driver, error: BaseException | None) -> ConnectionLost:
         """Make what a caller gets whose connection was lost.

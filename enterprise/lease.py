@@ -327,7 +327,7 @@ class Lease(InTransaction[None]):
             call.outcome = call.context.run(call.function, handle, *call.args)
         except BaseException as error:
             driver.redact(error)
-            call.outcome = failureOf(error)
+            call.outcome = failureOf(worker.explain(self, error))
             if driver.lost(raw, error) or self.cancel_wanted:
                 broken = error
         with self.gate:  # A canceller that is at it must not meet the next statement.

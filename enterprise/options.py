@@ -43,6 +43,9 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_resetfun": _HOOK,
     "cp_closefun": _HOOK,
     "cp_wal": ((bool, type(None)), "True, False or None"),
+    "cp_push_timeout": _FLAG,
+    "cp_pgbouncer": _FLAG,
+    "cp_resolve_commit": _FLAG,
 }
 
 
@@ -94,10 +97,17 @@ class Options:
         cp_noisy: log opening and closing of connections at INFO instead of DEBUG.
         cp_openfun: called with each new raw connection, in its thread.
         cp_resetfun: called with the raw connection after each job, when the answer is
-            on its way, to clear away what the job left in the session.
+            on its way, to clear away what the job left in the session. psycopg then
+            prepares nothing by itself: it would not notice a DISCARD.
         cp_closefun: called with each raw connection that lives, before it is closed.
         cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
             False not even on a new one.
+        cp_push_timeout: for PostgreSQL; have the server keep a call's time limit, too,
+            in case that ours does not get through to it.
+        cp_pgbouncer: for PostgreSQL behind PgBouncer, which hands sessions around; no
+            prepared statements then, and no time limit in a session.
+        cp_resolve_commit: for PostgreSQL; when a connection is lost during a COMMIT,
+            find out on another one what became of it.
     """
 
     cp_min: int = 0
@@ -121,6 +131,9 @@ class Options:
     cp_resetfun: Callable[[Any], object] | None = None
     cp_closefun: Callable[[Any], object] | None = None
     cp_wal: bool | None = None
+    cp_push_timeout: bool = True
+    cp_pgbouncer: bool = False
+    cp_resolve_commit: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

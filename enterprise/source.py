@@ -58,6 +58,10 @@ def driverFor(
     *,
     connect_seconds: float,
     wal: bool | None,
+    push: bool = True,
+    bouncer: bool = False,
+    prepare: bool = True,
+    resolve: bool = False,
 ) -> Driver:
     """Find the driver for *source*.
 
@@ -68,12 +72,17 @@ def driverFor(
         kwargs: keyword arguments for connecting; with a URL they come on top of it.
         connect_seconds: how long connecting may take, where the driver can be told.
         wal: as for `SQLiteDriver`.
+        push: as for `PostgresDriver`.
+        bouncer: as for `PostgresDriver`.
+        prepare: as for `PostgresDriver`.
+        resolve: as for `PostgresDriver`.
 
     Raises:
         ConfigurationError: there is no such driver, or it is not installed.
     """
+    dialect: Any = None
     if isinstance(source, str) and "://" in source:
-        module_name, name, args, kwargs = _read_url(source, args, kwargs)
+        module_name, name, args, kwargs, dialect = _read_url(source, args, kwargs)
         module = _import(module_name)
     elif isinstance(source, str):
         module = _import(source)
@@ -90,18 +99,6 @@ def driverFor(
             "URL such as 'sqlite:///shop.db', a DB-API module or its name, or a "
             "function that connects."
         )
-    return _driver(name, module, args, kwargs, connect_seconds=connect_seconds, wal=wal)
-
-
-def _driver(
-    name: str,
-    module: Any,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    connect_seconds: float,
-    wal: bool | None,
-) -> Driver:
     module_name = getattr(module, "__name__", "")
     if module_name == "sqlite3":
         from enterprise.drivers.sqlite import SQLiteDriver
@@ -110,14 +107,24 @@ def _driver(
     if module_name == "psycopg":
         from enterprise.drivers.postgres import PostgresDriver
 
-        return PostgresDriver(name, args, kwargs, connect_seconds=connect_seconds)
-    return Driver(name, Connector(module.connect, args, kwargs), module)
+        return PostgresDriver(
+            name,
+            args,
+            kwargs,
+            connect_seconds=connect_seconds,
+            push=push,
+            bouncer=bouncer,
+            prepare=prepare,
+            resolve=resolve,
+        )
+    connector = Connector(module.connect, args, kwargs)
+    return Driver(name, connector, module, dialect=dialect)
 
 
 def _read_url(
     source: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[str, str, tuple[Any, ...], dict[str, Any]]:
-    """Return the module's name, a name without secrets, and connect's arguments."""
+) -> tuple[str, str, tuple[Any, ...], dict[str, Any], Any]:
+    """Return the module's name, one without secrets, connect's arguments, a dialect."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -147,13 +154,15 @@ def _read_url(
         module = _module_of(dialect)
         module_name, keywords = module.__name__, {"dbapi": module}
     try:
-        url_args, url_kwargs = dialect(**keywords).create_connect_args(url)
+        made = dialect(**keywords)
+        url_args, url_kwargs = made.create_connect_args(url)
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigurationError(
             f"The options of {_shown(url)} cannot be used: {error}. Correct the part "
             "after the question mark."
         ) from None
-    return module_name, _shown(url), (*url_args, *args), {**url_kwargs, **kwargs}
+    arguments = (*url_args, *args), {**url_kwargs, **kwargs}
+    return module_name, _shown(url), *arguments, made
 
 
 def _refuse_bare_at(source: str) -> None:

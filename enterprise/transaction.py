@@ -14,7 +14,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
-from enterprise.errors import TransactionEnded
+from enterprise.errors import NestedAcquire, TransactionEnded
 from enterprise.jobs import SENT
 from enterprise.refusals import noteReadOnly
 
@@ -70,6 +70,7 @@ class Transaction:
 
         Raises:
             asyncio.CancelledError: the interaction was cancelled.
+            NestedAcquire: a result or a COPY has the connection.
             TransactionEnded: an earlier error ended the transaction.
         """
         self._check()
@@ -173,6 +174,8 @@ class Transaction:
         self._depth -= 1
         if self._job.afterwards is not None:
             self._job.afterwards.undo(mark)
+        if self._driver.state(self._raw) is TransactionState.BUSY:
+            self._ended = True  # Nothing can be undone, and nothing be committed.
         if self._ended:
             return
         try:
@@ -237,7 +240,14 @@ class Transaction:
 
     def _check(self) -> None:
         self._job.check()
-        if self._ended or self._driver.state(self._raw) is TransactionState.NONE:
+        state = self._driver.state(self._raw)
+        if state is TransactionState.BUSY:
+            raise NestedAcquire(
+                "The connection is in the middle of a result or a COPY and takes no "
+                "statement until that is over; this one would wait for ever. Read it "
+                "to its end first, or close it."
+            )
+        if self._ended or state is TransactionState.NONE:
             raise TransactionEnded(
                 "The transaction is over, and a statement now would be committed by "
                 "itself. Let the error that ended it leave the function; leave COMMIT "
@@ -316,8 +326,7 @@ class Connection:
                 "An earlier error ended the transaction, so there is nothing to "
                 "commit. Let that error leave the function, or call rollback() first."
             )
-        self._job.enterCommit()
-        self._driver.commit(self._raw)
+        self._job.sendCommit(self._driver, self._raw)
         self._job.phase = SENT
         self._job.terms.begin(self._driver, self._raw)
 

@@ -188,7 +188,9 @@ class Upkeep:
 
     def _call_hook(self, name: str, function: Callable[[Any], object]) -> bool:
         try:
+            self._driver.unlimit(self.raw)  # A job's time is not the function's.
             function(self.raw)
+            self._driver.forget(self.raw)
             if self._driver.dirty(self.raw):
                 self._driver.rollback(self.raw)
         except Exception:

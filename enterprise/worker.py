@@ -12,7 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from enterprise.drivers.base import Lane
+from enterprise.deadline import ranTooLong
+from enterprise.drivers.base import Lane, TransactionState
 from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
 from enterprise.refusals import noteNotMoved
 from enterprise.upkeep import Upkeep
@@ -102,6 +103,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._doomed = False  # guarded by: guard
         # When it was cut off, in seconds of time.monotonic(). Written by the canceller.
         self.severed_at = math.inf
+        self._limited = False  # A job's time limit may still be in the session.
         self._resets = office.options.cp_resetfun is not None
         self._jobs = 0
 
@@ -167,12 +169,11 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         try:
             if job.cancel_wanted:
                 job.check()
-            if job.deadline is not None:
-                left = job.deadline - time.monotonic()
-                self.driver.limit(raw, left)
+            if job.deadline is not None or self._limited:
+                self._limit(job, raw)
             job.outcome = job.do(self.driver, raw)
             if self.driver.dirty(raw):
-                self._clean()
+                self._clean(job)
         except BaseException as error:
             if self._may_pass_on(job, error):
                 moved = True
@@ -229,13 +230,26 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             job.conclude(lost=lost)
         self.office.tally.ended(job)
 
-    def _clean(self) -> None:
+    def _limit(self, job: DatabaseJob[Any], raw: Any) -> None:
+        """Tell the driver how long *job* may take; one before may have been limited."""
+        if job.deadline is None:
+            self._limited = self.driver.unlimit(raw, alone=job.alone)
+        else:
+            left = job.deadline - time.monotonic()
+            self._limited = True
+            self.driver.limit(raw, left, alone=job.alone)
+
+    def _clean(self, job: DatabaseJob[Any]) -> None:
         """End a transaction that a job has left open: the next one's work is not in it.
 
         Raises:
-            TransactionEnded: always.
+            TransactionEnded: there was one.
         """
-        self.driver.rollback(self.upkeep.raw)
+        if self.driver.state(self.upkeep.raw) is TransactionState.NONE:
+            self.ready = False  # The connection has ended, after the job's answer.
+            self.upkeep.bury()
+            return
+        job._roll_back(self.driver, self.upkeep.raw)
         raise TransactionEnded(
             "A statement began a transaction and nobody ended it, so it was rolled "
             "back: the next statement may run on any connection. Use runInteraction "
@@ -327,14 +341,40 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         with self.guard:
             self._spared = False
 
-    def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Failure:
+    def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Any:
         if not self.driver.lost(self.upkeep.raw, error):
-            return failureOf(error)
+            return failureOf(self.explain(job, error))
         self.ready = False
         self.upkeep.bury()
         if isinstance(error, ConnectionLost):
             return failureOf(error)
+        if self.driver.resolves and job.fate() == "unknown":
+            value = job.learnFate(self)
+            if value is not None:
+                return value[0]
         return Failure(job.lostWith(self.driver, error))
+
+    def explain(self, job: DatabaseJob[Any], error: BaseException) -> BaseException:
+        """Return what *error* is to whoever waits for *job*.
+
+        Args:
+            job: one that has failed here, or a lease in which a call has.
+            error: the driver's.
+
+        Returns:
+            QueryTimeout where the server was the one to keep the job's time limit.
+        """
+        due = job.deadline
+        if due is None or job.cancel_wanted or time.monotonic() < due:
+            return error
+        if not self.driver.timedOut(error):
+            return error
+        limit = job.timeout
+        if limit is None:
+            limit = self.office.options.cp_query_timeout
+        late = ranTooLong(limit)
+        late.__cause__ = error
+        return late
 
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""

@@ -13,6 +13,7 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
+from enterprise.drivers._losses import endsSession
 from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
@@ -38,6 +39,7 @@ class TransactionState(enum.Enum):
     NONE = "none"
     OPEN = "open"
     FAILED = "failed"  # Only a rollback is possible.
+    BUSY = "busy"  # In the middle of a result, or of a COPY; nothing is possible.
 
 
 class Driver:
@@ -48,6 +50,8 @@ class Driver:
         connect: opens a connection, called without arguments.
         module: the DB-API module; None where only a callable was given.
         secrets: strings that must never be shown.
+        dialect: SQLAlchemy's, which knows how this driver says that a connection is
+            lost; None where no URL was given.
     """
 
     # Whether statements are committed by themselves outside `begin`.
@@ -59,16 +63,21 @@ class Driver:
     # Whether `cancel` stops what a connection is doing.
     cancels = False
 
+    # Whether `ticket` and `verdict` tell what became of a COMMIT that got no answer.
+    resolves = False
+
     def __init__(
         self,
         name: str,
         connect: Callable[[], Any],
         module: Any = None,
         secrets: tuple[str, ...] = (),
+        dialect: Any = None,
     ) -> None:
         self.name = name
         self.module = module
         self._connect = connect
+        self._dialect = dialect
         self._secrets = tuple(secret for secret in secrets if secret)
 
     @property
@@ -151,7 +160,26 @@ class Driver:
     def lost(self, raw: Any, error: BaseException) -> bool:
         """Say whether *error* means that the connection *raw* cannot be used again."""
         interface_error = getattr(self.module, "InterfaceError", None)
-        return interface_error is not None and isinstance(error, interface_error)
+        if interface_error is not None and isinstance(error, interface_error):
+            return True
+        # psycopg2 counts (0 is open), others say True; with some it is a method.
+        closed = getattr(raw, "closed", False)
+        if isinstance(closed, int) and closed:
+            return True
+        return endsSession(error) or self._disconnected(raw, error)
+
+    def _disconnected(self, raw: Any, error: BaseException) -> bool:
+        if self._dialect is None:
+            return False
+        try:
+            return bool(self._dialect.is_disconnect(error, raw, None))
+        except Exception as trouble:  # Of some other version's errors, say.
+            _log.debug("SQLAlchemy could not judge %r: %r", error, trouble)
+            return False
+
+    def timedOut(self, error: BaseException) -> bool:
+        """Say whether *error* may mean that the database has kept a time limit."""
+        return False
 
     def refusedToWrite(self, error: BaseException) -> bool:
         """Say whether *error* only means that this lane does not write."""
@@ -240,13 +268,45 @@ class Driver:
                 "for it. Set it on each connection, in cp_openfun."
             )
 
-    def limit(self, raw: Any, seconds: float | None) -> None:
-        """Say how long *raw* may wait for locks; None for as long as usual.
+    def limit(self, raw: Any, seconds: float | None, *, alone: bool = True) -> None:
+        """Say how long *raw* may wait or work; None for as long as usual.
 
         Args:
             raw: a connection, about to be given a job or just done with one.
             seconds: what is left of the job's time.
+            alone: the job does not begin with `begin`.
         """
+
+    def unlimit(self, raw: Any, *, alone: bool = True) -> bool:
+        """Take back what `limit` may have left in the session.
+
+        Args:
+            raw: a connection that had a limit, about to be given a job without.
+            alone: as for `limit`.
+
+        Returns:
+            Whether something is still left there.
+        """
+        return False
+
+    def forget(self, raw: Any) -> None:
+        """Take nothing for granted that was set in the session: the user was there."""
+
+    def ticket(self, raw: Any) -> Any:
+        """Return by what the open transaction is found again; None where it is not."""
+        return None
+
+    def verdict(self, raw: Any, ticket: Any) -> str | None:
+        """Say what became of the transaction that has *ticket*.
+
+        Args:
+            raw: another connection than the transaction's.
+            ticket: what `ticket` returned.
+
+        Returns:
+            "committed", "aborted", "in progress", or None for not known.
+        """
+        return None
 
     def cursor(self, raw: Any, *args: Any, **kwargs: Any) -> Any:
         """Return a cursor for a function that was given a connection.

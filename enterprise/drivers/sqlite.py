@@ -196,13 +196,16 @@ class SQLiteDriver(Driver):
 
     # -- Waiting for somebody else's lock ----------------------------------------------
 
-    def limit(self, raw: sqlite3.Connection, seconds: float | None) -> None:
+    def limit(
+        self, raw: sqlite3.Connection, seconds: float | None, *, alone: bool = True
+    ) -> None:
         """Say how long *raw* may wait for locks from now on.
 
         Args:
             raw: a connection.
             seconds: what is left of its job's time; None for the usual `timeout`, for
                 each wait by itself.
+            alone: makes no difference here.
         """
         self._waits.limit(id(raw), seconds)
 
