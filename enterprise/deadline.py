@@ -60,6 +60,18 @@ class Deadlines:
         if when < self._next:
             self._set(when)
 
+    def again(self, job: DatabaseJob[Any]) -> None:
+        """See to *job*, which was queued once more: its time goes on.
+
+        Args:
+            job: one that was expected before. Any thread.
+        """
+        when = job.queued_at + self._wait
+        if job.deadline is not None:
+            when = min(when, job.deadline)
+        if when < self._next:
+            self._set(when)
+
     def _set(self, when: float) -> None:
         with self._lock:
             if when >= self._next:

@@ -148,14 +148,19 @@ class Ending:
                 self._note(job)
                 self._office.tell(job, self.error())
             for job in crew.team.running():
-                self._note(job)
                 job.stop_error = self.error()
-                job.halt()
+                if self._note(job):
+                    job.pursue()  # As far as cutting its connection off.
+                else:
+                    job.halt()
 
-    def _note(self, job: DatabaseJob[Any]) -> None:
+    def _note(self, job: DatabaseJob[Any]) -> bool:
+        """Note that *job* is stopped; say whether that is new."""
         with self._lock:
-            if job not in self._stopped:
-                self._stopped[job] = job.label()
+            if job in self._stopped:
+                return False
+            self._stopped[job] = job.label()
+        return True
 
     def _abandon(self) -> None:
         """The drivers do not obey: leave their threads to themselves."""
@@ -170,6 +175,8 @@ class Ending:
             len(stuck),
         )
         for job in stuck:
+            if job.worker is not None:
+                office.sever(job.worker, job)
             office.tell(job, self.error())
         office.writer.team.close(self._end)  # Where it still waited for the readers.
         self._end()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from enterprise.options import Options
     from threadpool.defer import Deferred
     from threadpool.events import PendingEvents
+    from threadpool.team import Team
 
 __all__ = ["Office"]
 
@@ -80,7 +81,11 @@ class Office:
         # stopped it may be too late to start one.
         # More come when a server says nothing, which takes each of them a second.
         self._canceller = ThreadPool(
-            1, 4, f"{self.name}-canceller", backlog=None, idle_seconds=0.2
+            1,
+            max(4, options.cp_max),
+            f"{self.name}-canceller",
+            backlog=None,
+            idle_seconds=0.2,
         )
         self.outage = Outage(self.name, driver)
         self.crews = self._make_crews()
@@ -157,19 +162,23 @@ class Office:
     def passOn(self, job: DatabaseJob[Any]) -> None:
         """Let the writer do a reader's *job*, which turned out to write."""
         self.tally.passOn()
-        job.team = self.writer.team
-        self.resubmit(job)
+        origin, job.team = job.team, self.writer.team
+        self.resubmit(job, origin)
 
-    def resubmit(self, job: DatabaseJob[Any]) -> None:
+    def resubmit(
+        self, job: DatabaseJob[Any], origin: Team[DatabaseJob[Any]] | None = None
+    ) -> None:
         """Queue *job* once more, since there was no connection to do it on."""
         if job.cancel_wanted:  # It was stopped before anything was sent.
             job.outcome = Failure(job.stopped())
             job.sendHome()
             return
         try:
-            job.team.submit(job)
+            job.team.resubmit(job, origin or job.team)
         except RuntimeError as error:
             self.tell(job, error)
+        else:
+            self._deadlines.again(job)
 
     def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
         """Have *worker*'s driver stop *job*, without waiting for it. Any thread."""
@@ -197,6 +206,10 @@ class Office:
 
     # -- What workers report ---------------------------------------------------------
 
+    def connecting(self) -> None:
+        """An attempt to open a connection begins; `opened` or `failed` ends it."""
+        self.outage.begun()
+
     def opened(self) -> None:
         """A connection was opened."""
         self._log_connection("opened")
@@ -223,12 +236,12 @@ class Office:
             self._lost += 1
             self.generation += 1
 
-    def failed(self, lane: Lane, error: ConnectFailed) -> None:
+    def failed(self, lane: Lane, error: ConnectFailed, began: float) -> None:
         """No connection could be opened; those who are not to wait are told."""
         with self._lock:
             self._failed += 1
             told, self._starters = self._starters, []
-        jobs = self.outage.failed(self.crews[lane].team, error)
+        jobs = self.outage.failed(self.crews[lane].team, error, began)
         # From here on they may call again, and are not to get this old error then.
         _tell(told, Failure(error))
         for job in jobs:

@@ -9,6 +9,7 @@ Source: HikariCP's and pgxpool's back-off; "full jitter" is Amazon's word for it
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -47,7 +48,9 @@ class Outage:
         self._driver = driver
         self._lock = threading.Lock()
         self._failures = 0  # Since the last success. guarded by: _lock
+        self._failed_at = -math.inf  # The one counted last. guarded by: _lock
         self._connected = False  # Ever. guarded by: _lock
+        self._attempts = 0  # Under way. guarded by: _lock
         # The last failure, while it lasts. guarded by: _lock
         self.setback: ConnectFailed | None = None
         # Seconds until the next attempt should be made, as of the last failure.
@@ -57,9 +60,15 @@ class Outage:
         )
         self._barred_until = 0.0  # Seconds of time.monotonic(). guarded by: _lock
 
+    def begun(self) -> None:
+        """Note that an attempt to connect begins; `over` or `failed` ends it."""
+        with self._lock:
+            self._attempts += 1
+
     def over(self) -> bool:
         """Note that a connection was opened; say whether that ends an outage."""
         with self._lock:
+            self._attempts -= 1
             ended = self.setback is not None
             self._failures, self._connected, self.setback = 0, True, None
             self.pause, self.barred = 0.0, False
@@ -73,7 +82,7 @@ class Outage:
             return another(self.setback) if self.barred and self.setback else None
 
     def failed(
-        self, team: Team[DatabaseJob[Any]], error: ConnectFailed
+        self, team: Team[DatabaseJob[Any]], error: ConnectFailed, began: float
     ) -> list[DatabaseJob[Any]]:
         """Note that a connection could not be opened.
 
@@ -84,6 +93,7 @@ class Outage:
         Args:
             team: whose worker failed.
             error: why.
+            began: when the attempt did, in seconds of time.monotonic().
 
         Returns:
             The calls that shall fail with it.
@@ -94,8 +104,13 @@ class Outage:
         now = time.monotonic()
         with self._lock:
             first, self.setback = self.setback is None, error
-            patient = serves or (self._connected and not hopeless)
-            self._failures = min(self._failures + 1, 10)
+            self._attempts -= 1
+            # Another attempt may be luckier: the last that fails tells the calls.
+            hopeful = self._connected or self._attempts > 0
+            patient = serves or (hopeful and not hopeless)
+            if began > self._failed_at:  # Those that fail together count as one.
+                self._failures = min(self._failures + 1, 10)
+                self._failed_at = now
             longest = min(BACKOFF_SECONDS * 2**self._failures, BACKOFF_LONGEST)
             # Full jitter: many pools that failed together shall not come back together.
             self.pause = random.uniform(BACKOFF_SECONDS, longest)  # noqa: S311
@@ -107,7 +122,7 @@ class Outage:
         team.beCautious(now + self.pause)
         if first:
             goes_on = "fewer connections" if serves else "none until one can be opened"
-            _log.warning("%s goes on with %s: %s", self._name, goes_on, error)
+            _log.warning("%s goes on with %s: %s", self._name, goes_on, str(error))
         return []
 
 

@@ -8,16 +8,19 @@ reset, after the answer has gone home.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from enterprise.errors import ConnectFailed
+from threadpool import ticker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from enterprise.drivers.base import Lane
     from enterprise.worker import LaneOffice
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Upkeep"]
 
 _log = logging.getLogger(__name__)
+
+# How long a connection may take to say that it is alive: far more than a round trip to
+# the other end of the world.
+CHECK_SECONDS = 1.0
 
 
 class Upkeep:
@@ -39,6 +46,7 @@ class Upkeep:
         dead: it was found dead.
         severed: it was cut off by us, which says nothing about other connections.
         attention: it must be looked at before its next job.
+        began: when the last attempt to open one did, in seconds of time.monotonic().
         generation: the pool's, when the connection was known to live.
     """
 
@@ -51,6 +59,7 @@ class Upkeep:
         self.dead = False
         self.severed = False
         self.attention = False
+        self.began = 0.0
         self._used = False  # Since it was reset.
         self._doubted = False  # It rested so long that it may have died.
         self.generation = 0  # Of the pool's, when the connection was known to live.
@@ -64,7 +73,8 @@ class Upkeep:
         Raises:
             ConnectFailed: that could not be done.
         """
-        began = time.monotonic()
+        self.began = time.monotonic()
+        self._office.connecting()
         try:
             self.raw = self._connect()
         except ConnectFailed:
@@ -72,16 +82,17 @@ class Upkeep:
         except BaseException as error:
             raise self._explained(error) from error
         self.dead = self.attention = self._used = self._doubted = False
-        self._office.tally.connected(time.monotonic() - began)
+        self._office.tally.connected(time.monotonic() - self.began)
         self._office.opened()
 
     def _connect(self) -> Any:
         self.generation = self._office.generation
         raw = self._driver.connect(self._lane)
         try:
-            if self._options.cp_openfun is not None:
-                self._options.cp_openfun(raw)
-            self._driver.settle(raw, self._lane)
+            with self._bounded(raw, self._options.cp_connect_timeout):
+                if self._options.cp_openfun is not None:
+                    self._options.cp_openfun(raw)
+                self._driver.settle(raw, self._lane)
         except BaseException:
             self._driver.close(raw)
             raise
@@ -126,7 +137,8 @@ class Upkeep:
     def alive(self) -> bool:
         """Ask the database; a dead connection is told of, and never used again."""
         try:
-            self._driver.check(self.raw, self._options.cp_good_sql)
+            with self._bounded(self.raw, max(CHECK_SECONDS, self._office.grace)):
+                self._driver.check(self.raw, self._options.cp_good_sql)
         except Exception as error:
             _log.debug("A connection to %s is dead: %s", self._driver.name, error)
             self.bury()
@@ -169,6 +181,25 @@ class Upkeep:
         self._expires, self.attention = 0.0, True
         return False
 
+    @contextlib.contextmanager
+    def _bounded(self, raw: Any, seconds: float) -> Iterator[None]:
+        """Cut *raw* off unless the block ends in time: no job stands for this wait."""
+        lock = threading.Lock()
+        held: list[Any] = [raw]
+
+        def cut() -> None:
+            with lock:
+                for late in held:
+                    self._driver.sever(late)
+
+        if not self._driver.lives_in_memory:
+            ticker.alarm(time.monotonic() + seconds, cut)
+        try:
+            yield
+        finally:
+            with lock:  # Its descriptor may be another's as soon as it is closed.
+                held.clear()
+
     def renew(self) -> None:
         """Make sure that the connection lives; put another one in its place if not.
 
@@ -179,7 +210,7 @@ class Upkeep:
         if self._driver.lives_in_memory:
             self.attention = False
             return  # With it the data would go.
-        doubted = self._doubted or self.stale()
+        doubted = self._doubted or self.stale() or self._driver.closed(self.raw)
         if fine and not self.expired() and (not doubted or self.alive()):
             self.attention = self._doubted = False
             return

@@ -44,6 +44,10 @@ class LaneOffice(Protocol):
     tally: Tally
     generation: int
 
+    def connecting(self) -> None:
+        """An attempt to open a connection begins; `opened` or `failed` ends it."""
+        ...
+
     def opened(self) -> None:
         """A connection was opened."""
         ...
@@ -52,7 +56,7 @@ class LaneOffice(Protocol):
         """A connection was closed."""
         ...
 
-    def failed(self, lane: Lane, error: ConnectFailed) -> None:
+    def failed(self, lane: Lane, error: ConnectFailed, began: float) -> None:
         """No connection could be opened; whoever waits for it must be told."""
         ...
 
@@ -105,6 +109,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self.severed_at = math.inf
         self._limited = False  # A job's time limit may still be in the session.
         self._resets = office.options.cp_resetfun is not None
+        self._asks = office.driver.notices
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -123,7 +128,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         try:
             connect()
         except ConnectFailed as error:
-            self.office.failed(self.lane, error.with_traceback(None))
+            began = self.upkeep.began
+            self.office.failed(self.lane, error.with_traceback(None), began)
             return False
         return True
 
@@ -160,6 +166,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             or upkeep.generation != self.office.generation
             # A worker that never rests reads the clock now and then.
             or (not self._jobs & 255 and upkeep.expired())
+            or (self._asks and self.driver.closed(upkeep.raw))
         ) and not self._renew(job):
             return False
         raw = upkeep.raw

@@ -10,20 +10,17 @@ Source: httpcore's pool, whose one deciding method returns what its caller shall
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from threadpool import ticker
-from threadpool.bound import Bound
-from threadpool.error import PoolClosed
 from threadpool.job import QUEUED, TAKEN
-from threadpool.stats import TeamStats, Times
+from threadpool.register import Register
 from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from threadpool.bound import Bound
     from threadpool.events import PendingEvents
 
 __all__ = ["Roster"]
@@ -60,8 +57,8 @@ _PREPARING = Place.PREPARING
 _AWAKE = Place.AWAKE
 
 
-class Roster(Generic[J]):
-    """The state of a team; see `Team`.
+class Roster(Register[J]):
+    """The rules of a team; see `Team`.
 
     Args:
         name: for texts.
@@ -82,22 +79,15 @@ class Roster(Generic[J]):
         idle_seconds: float,
         bound: Bound | None = None,
     ) -> None:
-        self.name = name
-        self._shares = bound is not None
-        self._bound = bound or Bound(maximum, backlog)
-        self._bound.teams.append(self)
-        self._lock = self._bound.lock
+        super().__init__(
+            name,
+            minimum=minimum,
+            maximum=maximum,
+            backlog=backlog,
+            idle_seconds=idle_seconds,
+            bound=bound,
+        )
         # All fields below guarded by: _lock.
-        self.backlog = backlog
-        self.minimum = minimum
-        self.maximum = maximum
-        self.idle_seconds = idle_seconds
-        self._queue: deque[J] = deque()
-        self._skipped = 0  # Jobs in the queue that were removed: workers skip them.
-        self._idle: list[Worker[J]] = []  # The last to park is the first to be woken.
-        self._crew: set[Worker[J]] = set()  # Those whose thread is here.
-        self._size = 0  # Workers in all places.
-        self._at = [0] * len(Place)
         # Who was woken and is not here yet (None: nobody). One at a time: each may
         # find that there is nothing left, and will see to it itself if there is more.
         self._coming: Worker[J] | Literal["hired"] | None = None
@@ -108,8 +98,6 @@ class Roster(Generic[J]):
         self._complain_at: float | None = None
         # Whether to. Set at the beginning, by who knows better what its workers do.
         self.complains = True
-        self._open = False
-        self._closed = False
         self._shortest = math.inf  # Seconds; see FORGETTING.
         # Nobody is hired before this time, in seconds of time.monotonic(): the last
         # ones could not get ready, and those who are here do.
@@ -124,26 +112,7 @@ class Roster(Generic[J]):
         # workers without the lock: any of the latest will do.
         self._last_begun = 0.0
         self._home: PendingEvents | None = None  # Where the last job came from.
-        self._submitted = self._removed = self._refused = 0
-        # Of workers that are gone; the others keep count themselves.
-        self._finished = 0
-        self._most_workers = self._most_unfinished = 0
-        # Of finished and running jobs; workers hand in what they have, many at once.
-        self._waits, self._runs = Times(), Times()
         self._when_gone: list[Callable[[], None]] = []
-
-    @property
-    def unfinished(self) -> int:
-        """How many jobs wait or run. The caller holds the lock."""
-        finished = self._finished
-        for worker in self._crew:
-            finished += worker.finished
-        return self._submitted - self._removed - finished
-
-    def _waiting(self) -> int:
-        """Count the jobs that nobody has begun."""
-        taken = sum(len(worker.taken) for worker in self._crew)
-        return len(self._queue) - self._skipped + taken
 
     def _take(self, worker: Worker[J], now: float) -> bool:
         """Give *worker* its share of what waits; where there is nothing it is idle."""
@@ -182,16 +151,6 @@ class Roster(Generic[J]):
         ran.clear()
         waited.clear()
 
-    def _recall(self, worker: Worker[J]) -> None:
-        """Put back what *worker* has taken and not begun, before all that waits."""
-        while True:
-            try:
-                job = worker.taken.pop()
-            except IndexError:  # It has begun the last one.
-                return
-            job.state = QUEUED
-            self._queue.appendleft(job)
-
     def _unstick(self, now: float) -> bool:
         """Put back what those have taken who are inside a long job.
 
@@ -206,15 +165,6 @@ class Roster(Generic[J]):
                 else:
                     left = True
         return left
-
-    def _recall_all(self) -> None:
-        for worker in self._crew:
-            if worker.taken:
-                self._recall(worker)
-
-    def _note_depth(self) -> None:
-        """See whether so much was never unfinished before."""
-        self._most_unfinished = max(self._most_unfinished, self.unfinished)
 
     def tick(self, now: float) -> bool:
         """Be looked at by the ticker; see `Staff.tick`."""
@@ -329,57 +279,6 @@ class Roster(Generic[J]):
         awake = self._at[_AWAKE]
         self._enough = WAKE_SECONDS * awake / self._shortest if awake else -1.0
 
-    def _admit(self) -> None:
-        """Let a job in where there seemed to be no room.
-
-        Raises:
-            PoolClosed: the team takes no more work.
-            PoolFull: there is none.
-        """
-        if self._closed:
-            raise PoolClosed(
-                f"{self.name} is closed and takes no more work. Make a new pool, start "
-                "this one again where it can be, or close it after its last call."
-            )
-        self._note_depth()
-        error = self._bound.full(self.name)
-        if error is not None:
-            self._refused += 1
-            raise error
-
-    def _figures(self) -> TeamStats:
-        self._note_depth()
-        unfinished, waiting = self.unfinished, self._waiting()
-        finished = self._submitted - self._removed - unfinished
-        waits, runs = self._waits.histogram(), self._runs.histogram()
-        for worker in self._crew:
-            waits += Times(worker.waited).histogram()
-            runs += Times(worker.ran).histogram()
-        return TeamStats(
-            workers=self._size,
-            busy=unfinished - waiting,
-            idle=self._at[Place.IDLE],
-            waiting=waiting,
-            unfinished=unfinished,
-            submitted=self._submitted,
-            finished=finished,
-            removed=self._removed,
-            refused=self._refused,
-            most_workers=self._most_workers,
-            most_unfinished=self._most_unfinished,
-            oldest_wait_seconds=self._oldest_wait(),
-            wait_seconds=waits.total_seconds,
-            run_seconds=runs.total_seconds,
-            waits=waits,
-            runs=runs,
-        )
-
-    def _oldest_wait(self) -> float:
-        for job in self._queue:
-            if job.state is QUEUED:
-                return time.monotonic() - job.queued_at
-        return 0.0
-
     def _clear(self) -> None:
         """Forget every worker and every job."""
         self._finished += self.unfinished  # As good as, here.
@@ -395,26 +294,3 @@ class Roster(Generic[J]):
         self._coming = self._complain_at = None
         self._unwanted = self._blocked = 0
         self._when_gone.clear()
-
-    def crew(self, place: Place | None = None) -> list[Worker[J]]:
-        """Return the workers whose thread is here.
-
-        Args:
-            place: only those who are there; None for all.
-        """
-        with self._lock:
-            return [w for w in self._crew if place is None or w.place is place]
-
-    def serves(self) -> bool:
-        """Say whether a worker is here that takes jobs, or will in a moment."""
-        with self._lock:
-            return self._at[Place.AWAKE] + self._at[Place.IDLE] > 0
-
-    def __repr__(self) -> str:
-        # Without the lock: who looks at it in a debugger may hold that.
-        waiting = len(self._queue) - self._skipped
-        state = "closed" if self._closed else "open" if self._open else "not started"
-        return (
-            f"<Team {self.name} {state}, {self.unfinished - waiting} busy, "
-            f"{self._at[Place.IDLE]} idle, {waiting} waiting>"
-        )

@@ -71,7 +71,6 @@ class Team(Staff[J]):
             bound.room -= 1
             self._submitted += 1
             job.queued_at = now
-            job.state = QUEUED  # Passed on by another team, it ran there.
             if job.home is not self._home:
                 self._greet(job.home)
             queue = self._queue
@@ -88,6 +87,36 @@ class Team(Staff[J]):
             error = self._bring(comer)
             if error is not None and not self._size and self.remove(job):
                 raise error  # Nobody would come for it for a while.
+
+    def resubmit(self, job: J, origin: Team[J]) -> None:
+        """Queue once more a job that its worker could not do. That worker's thread.
+
+        It was let in before, so no bound holds for it, and its time goes on; where it
+        comes from here it is the next one.
+
+        Args:
+            job: what `Worker.run` returns False for.
+            origin: the team of that worker.
+
+        Raises:
+            PoolClosed: the team takes no more work.
+        """
+        with self._lock:
+            if self._closed:
+                self._admit()
+            origin._again += 1  # There it was neither submitted nor finished.
+            self._bound.room -= 1
+            self._submitted += 1
+            job.state = QUEUED
+            if job.home is not self._home:
+                self._greet(job.home)
+            if origin is self:
+                self._queue.appendleft(job)
+            else:
+                self._queue.append(job)
+            comer = self._call(time.monotonic())
+        if comer is not None:
+            self._bring(comer)
 
     def remove(self, job: J) -> bool:
         """Take *job* back if it still waits.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from enterprise.drivers._losses import endsSession
@@ -62,6 +63,9 @@ class Driver:
 
     # Whether `cancel` stops what a connection is doing.
     cancels = False
+
+    # Whether `closed` is worth asking before each job.
+    notices = False
 
     # Whether `ticket` and `verdict` tell what became of a COMMIT that got no answer.
     resolves = False
@@ -122,7 +126,12 @@ class Driver:
             return self._connect()
         except Exception as error:
             self.redact(error)
+            _clear_frames(error)
             raise
+
+    def closed(self, raw: Any) -> bool:
+        """Say whether the driver knows by itself that *raw* has ended."""
+        return False
 
     def settle(self, raw: Any, lane: Lane) -> None:
         """Make *raw* what its lane is for, after the user's own function saw it."""
@@ -356,6 +365,20 @@ class Driver:
     def state(self, raw: Any) -> TransactionState:
         """Say what has become of the transaction; OPEN where the driver cannot tell."""
         return TransactionState.OPEN
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Let go of what the frames of *error* and of its causes hold; the lines stay.
+
+    A connect that timed out has a half-open connection in them, which nobody else
+    closes, and the error is kept as long as the outage lasts.
+    """
+    seen: set[int] = set()
+    todo: BaseException | None = error
+    while todo is not None and id(todo) not in seen:
+        seen.add(id(todo))
+        traceback.clear_frames(todo.__traceback__)
+        todo = todo.__cause__ or todo.__context__
 
 
 def _redacted(value: object, secrets: tuple[str, ...]) -> object:

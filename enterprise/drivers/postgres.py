@@ -73,6 +73,7 @@ class PostgresDriver(Driver):
 
     autocommits = True
     cancels = True
+    notices = True
 
     def __init__(
         self,
@@ -145,6 +146,10 @@ class PostgresDriver(Driver):
         """
         text = str(error)
         return any(word in text for word in _FATAL)
+
+    def closed(self, raw: psycopg.Connection[Any]) -> bool:
+        """Say whether libpq knows already that the connection has ended."""
+        return raw.closed
 
     def lost(self, raw: psycopg.Connection[Any], error: BaseException) -> bool:
         """Say whether the connection is broken, or the server has just ended it."""
