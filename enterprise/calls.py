@@ -16,8 +16,9 @@ from threadpool.failure import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from enterprise.laneoffice import LaneOffice
     from enterprise.lease import Lease
-    from enterprise.worker import ConnectionWorker, LaneOffice
+    from enterprise.worker import ConnectionWorker
 
 __all__ = ["Clerk", "LeaseCall", "Opened"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from enterprise.drivers.base import Lane
-    from enterprise.worker import LaneOffice
+    from enterprise.laneoffice import LaneOffice
 
 __all__ = ["Upkeep"]
 

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from enterprise.deadline import ranTooLong
 from enterprise.drivers.base import Lane, TransactionState
@@ -25,64 +25,12 @@ from threadpool.worker import Place
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enterprise.drivers.base import Driver
     from enterprise.jobs import DatabaseJob
-    from enterprise.options import Options
-    from enterprise.tally import Tally
+    from enterprise.laneoffice import LaneOffice
 
-__all__ = ["ConnectionWorker", "LaneOffice"]
+__all__ = ["ConnectionWorker"]
 
 _log = logging.getLogger(__name__)
-
-
-class LaneOffice(Protocol):
-    """What a worker asks of the pool it works for. Any thread."""
-
-    driver: Driver
-    options: Options
-    grace: float
-    tally: Tally
-    generation: int
-
-    def connecting(self) -> None:
-        """An attempt to open a connection begins; `opened` or `failed` ends it."""
-        ...
-
-    def opened(self) -> None:
-        """A connection was opened."""
-        ...
-
-    def closed(self) -> None:
-        """A connection was closed."""
-        ...
-
-    def failed(self, lane: Lane, error: ConnectFailed, began: float) -> None:
-        """No connection could be opened; whoever waits for it must be told."""
-        ...
-
-    def cancel(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
-        """Have the driver stop *job* on *worker*'s connection."""
-        ...
-
-    def sever(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
-        """Have *worker*'s connection cut off, for it does not confirm a cancel."""
-        ...
-
-    def release(self, worker: ConnectionWorker, job: DatabaseJob[Any]) -> None:
-        """Have the caller of *job* told, for nothing stops it."""
-        ...
-
-    def lost(self) -> None:
-        """A connection was found dead; the others may be, too."""
-        ...
-
-    def resubmit(self, job: DatabaseJob[Any]) -> None:
-        """Queue *job* once more: there was no connection to do it on."""
-        ...
-
-    def passOn(self, job: DatabaseJob[Any]) -> None:
-        """Let the writer do *job*, which turned out to write."""
-        ...
 
 
 class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
@@ -110,6 +58,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._limited = False  # A job's time limit may still be in the session.
         self._resets = office.options.cp_resetfun is not None
         self._asks = office.driver.notices
+        self._batcher = office.driver.batcher(lane, office.options)
+        # The job whose statement a cancel would hit. guarded by: guard, in a batch
+        self.target: DatabaseJob[Any] | None = None
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -169,9 +120,28 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             or (self._asks and self.driver.closed(upkeep.raw))
         ) and not self._renew(job):
             return False
+        batcher = self._batcher
+        if batcher is not None and job.team.anyWaiting(self) and batcher.joins(job):
+            others = job.team.take(self, batcher.most, batcher.joins)
+            if others:
+                batcher.run(self, [job, *others])
+                return not job.released
+        return self.doAlone(job)
+
+    def doAlone(self, job: DatabaseJob[Any]) -> bool:
+        """Do *job* by itself, on the connection that lives.
+
+        Args:
+            job: this worker's, or one of those that it does together with that.
+
+        Returns:
+            Whether its outcome shall be brought home.
+        """
+        upkeep = self.upkeep
         raw = upkeep.raw
         self._spared = False
         job.worker = self
+        self.target = job
         moved = failed = False
         try:
             if job.cancel_wanted:
@@ -197,7 +167,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._conclude(job)
         if failed and not job.released:
             self.office.tally.failed(job.outcome)
-        job.worker = None
+        job.worker = self.target = None
         if moved:
             self.office.passOn(job)
             return False
@@ -275,7 +245,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         with self.guard:
             # One that was not confirmed is not sent again: the next would keep this
             # thread as long, and whoever else is to be stopped would wait for it.
-            if self.job is job and not self._spared and not self._doomed:
+            if self.target is job and not self._spared and not self._doomed:
                 try:
                     self.driver.cancel(self.upkeep.raw)
                 except Exception as error:
@@ -295,7 +265,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         The one way to wake a thread that waits on a dead network.
         """
         with self.guard:
-            if self.job is not job or job.worker is not self:
+            if job.worker is not self:
                 return
             self.severed_at = time.monotonic()
             if self.driver.lives_in_memory:
@@ -321,7 +291,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         canceller's thread.
         """
         with self.guard:
-            if self.job is not job or job.worker is not self or job.home is None:
+            if job.worker is not self or job.home is None:
                 return
             self._doomed = not self.driver.lives_in_memory
             job.released = True

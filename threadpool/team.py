@@ -5,9 +5,9 @@ one lock and in constant time, what happens next; waking and hiring are done thr
 the two functions it is given, outside that lock. So a test steps it by hand, and the
 same rules serve a plain thread pool and a pool of connections.
 
-A worker's life is `work`: run a job, pull the next one, and park when there is none.
-Any thread may enter; every field says who guards it. The team's own life, and what it
-does about its workers, is next door in `staff`.
+Any thread may enter; every field says who guards it. It stands on `labour`, a worker's
+life in a team; on `staff`, the team's own life and what it does about its workers; on
+`roster`, the rules; and on `register`, what is known.
 
 Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread cache.
 """
@@ -15,16 +15,14 @@ Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from threadpool import ticker
-from threadpool.error import LoopClosed
-from threadpool.job import QUEUED, RUNNING, TAKEN, JobState
+from threadpool.job import QUEUED, TAKEN, JobState
+from threadpool.labour import Labour
 from threadpool.roster import STALL_SECONDS
-from threadpool.staff import Staff
 from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Place", "Team", "Worker"]
 
 
-class Team(Staff[J]):
+class Team(Labour[J]):
     """A queue of jobs and the crew that pulls from it.
 
     Args:
@@ -211,160 +209,7 @@ class Team(Staff[J]):
             held = [w.delivering for w in self._crew if w.delivering is not None]
         return [*self.running(), *held]
 
-    # -- For the workers -------------------------------------------------------------
-
-    def work(self, worker: Worker[J]) -> None:
-        """Be *worker*: pull, run and deliver until it is time to leave.
-
-        The one loop that every worker of this project runs, in its own thread. Who
-        calls it calls `gone` afterwards.
-
-        Args:
-            worker: one that was hired just now.
-        """
-        self._present(worker)
-        while worker.ready or worker.prepare():
-            more = self._pull(worker, time.monotonic())
-            while more:
-                more = self._run(worker)
-            if worker.ready and not self._rest(worker):
-                return
-        with self._lock:
-            self._leave(worker)
-
-    def _run(self, worker: Worker[J]) -> bool:
-        """Run what *worker* has taken, bring it home, and take more.
-
-        Returns:
-            False where there is nothing more, or the worker is not ready for it.
-        """
-        taken = worker.taken
-        home = None
-        started = time.monotonic()
-        while taken:
-            try:
-                # In this order: what is about to be run must be seen somewhere.
-                worker.job = job = taken[0]
-                taken.popleft()
-            except IndexError:  # It was called back at this very moment.
-                worker.job = None
-                break
-            job.state = RUNNING
-            self._last_begun = worker.begun_at = started
-            worker.waited.append(started - job.queued_at)
-            comes_home = worker.run(job)
-            now = time.monotonic()
-            worker.delivering, worker.job = job, None
-            worker.finished += 1
-            worker.ran.append(now - started)
-            started = now
-            if comes_home and job.home is not None:
-                if home is not job.home:
-                    if home is not None:
-                        home.release(now, dry=False)
-                    home = job.home
-                try:
-                    home.hold(job, now)
-                except LoopClosed:
-                    job.lost()
-            # A worker that parks, or is long in the next job, keeps nothing of its
-            # last one alive.
-            worker.delivering = None
-            del job
-            if not worker.ready:
-                break
-        more = self._pull(worker, started)
-        if home is not None:
-            home.release(started, dry=not more)
-        return more
-
-    def gone(self, worker: Worker[J]) -> None:
-        """Note that *worker* has put everything away and its thread ends.
-
-        Args:
-            worker: one whose `work` returned.
-        """
-        with self._lock:
-            self._recall(worker)
-            self._crew.discard(worker)
-            if worker in self._idle:  # It broke on its way to its rest.
-                self._idle.remove(worker)
-            if self._coming is worker:
-                self._coming = None
-            # It may have broken in the middle of a job.
-            self._finished += worker.finished + (worker.job is not None)
-            self._waits.extend(worker.waited)
-            self._runs.extend(worker.ran)
-            self._at[worker.place] -= 1
-            self._size -= 1
-            self._hired_arrived()
-            comer = self._call(time.monotonic())
-            told: list[Callable[[], None]] = []
-            if self._closed and not self._size:
-                told, self._when_gone = self._when_gone, told
-        if comer is not None:
-            self._bring(comer)
-        for callback in told:
-            callback()
-
-    def _present(self, worker: Worker[J]) -> None:
-        """A hired worker's thread is here; it may take long to become ready."""
-        with self._lock:
-            self._crew.add(worker)
-            self._move(worker, Place.PREPARING)
-            self._hired_arrived()
-            comer = self._call(time.monotonic())
-        if comer is not None:
-            self._bring(comer)
-
-    def _pull(self, worker: Worker[J], now: float) -> bool:
-        """Let *worker* take what it shall run next; where there is nothing it parks.
-
-        Args:
-            worker: one that is here, and hands in the times of what it has run.
-            now: seconds of time.monotonic().
-
-        Returns:
-            Whether it has taken anything.
-        """
-        with self._lock:
-            ran = len(worker.ran)
-            if ran:
-                self._learn(worker)
-            elif self._coming is worker:
-                self._coming = None
-            if not worker.ready:
-                self._recall(worker)
-                self._move(worker, Place.PREPARING)
-                return False
-            if worker.place is not Place.AWAKE:
-                self._move(worker, Place.AWAKE)
-            self._appraise()
-            took = self._take(worker, now)
-            comer = None
-            if not ran or len(self._queue) > self._enough:
-                comer = self._call(now)
-            if worker.taken and self not in ticker.watched:
-                ticker.watch(self)
-        if comer is not None:
-            self._bring(comer)
-        return took
-
-    def _rest(self, worker: Worker[J]) -> bool:
-        """Park until woken; False when it is time to leave instead."""
-        while True:
-            with self._lock:
-                # Not idle: woken at the last moment, and the wake is on its way.
-                idle = worker.place is Place.IDLE
-                patience = self._patience() if idle else math.inf
-            if worker.park(patience):
-                return True
-            with self._lock:
-                # Others may have left meanwhile, or the bounds may have changed.
-                if worker.place is Place.IDLE and self._patience() <= patience:
-                    self._idle.remove(worker)
-                    self._leave(worker)
-                    return False
+    # -- For those who look --------------------------------------------------------
 
     def loopClosed(self, home: PendingEvents) -> None:
         """Tell everybody who waits in *home*'s loop that it ends. Loop thread.

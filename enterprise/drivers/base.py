@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
-import traceback
 from typing import TYPE_CHECKING, Any
 
+from enterprise.drivers._hygiene import clearFrames, redacted
 from enterprise.drivers._losses import endsSession
 from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from enterprise.batch import Batcher
+    from enterprise.options import Options
 
 __all__ = ["Driver", "Lane", "TransactionState"]
 
@@ -106,6 +109,15 @@ class Driver:
         """
         return {Lane.ANY: maximum}
 
+    def batcher(self, lane: Lane, options: Options) -> Batcher | None:
+        """Return what does several jobs of a worker of *lane* at once; None for nobody.
+
+        Args:
+            lane: the worker's.
+            options: the pool's.
+        """
+        return None
+
     @property
     def lives_in_memory(self) -> bool:
         """Whether the data end with the connection, which then must live on."""
@@ -126,7 +138,7 @@ class Driver:
             return self._connect()
         except Exception as error:
             self.redact(error)
-            _clear_frames(error)
+            clearFrames(error)
             raise
 
     def closed(self, raw: Any) -> bool:
@@ -203,7 +215,7 @@ class Driver:
         todo: BaseException | None = error
         while todo is not None and id(todo) not in seen:
             seen.add(id(todo))
-            args = tuple(_redacted(value, secrets) for value in todo.args)
+            args = tuple(redacted(value, secrets) for value in todo.args)
             if args != todo.args:  # A user's own exception may refuse to be changed.
                 todo.args = args
             todo = todo.__cause__ or todo.__context__
@@ -365,24 +377,3 @@ class Driver:
     def state(self, raw: Any) -> TransactionState:
         """Say what has become of the transaction; OPEN where the driver cannot tell."""
         return TransactionState.OPEN
-
-
-def _clear_frames(error: BaseException) -> None:
-    """Let go of what the frames of *error* and of its causes hold; the lines stay.
-
-    A connect that timed out has a half-open connection in them, which nobody else
-    closes, and the error is kept as long as the outage lasts.
-    """
-    seen: set[int] = set()
-    todo: BaseException | None = error
-    while todo is not None and id(todo) not in seen:
-        seen.add(id(todo))
-        traceback.clear_frames(todo.__traceback__)
-        todo = todo.__cause__ or todo.__context__
-
-
-def _redacted(value: object, secrets: tuple[str, ...]) -> object:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-    return value

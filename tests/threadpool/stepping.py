@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from threadpool import labour as labour_module
 from threadpool import roster as roster_module
 from threadpool import staff as staff_module
 from threadpool import team as team_module
@@ -98,9 +99,9 @@ def stages(patch):
     clock = Clock()
     clock.advance(1000.0)
     ticker = Ticker(clock)
-    for module in (team_module, staff_module):
+    for module in (team_module, staff_module, labour_module):
         patch.setattr(module, "time", SimpleNamespace(monotonic=clock.seconds))
-    for module in (roster_module, staff_module, team_module):
+    for module in (roster_module, staff_module, team_module, labour_module):
         patch.setattr(module, "ticker", ticker)
     return Stages(clock, ticker)
 
