@@ -123,8 +123,8 @@ class Ending:
         report = self._report()
         if first and report:
             _log.warning(
-                "%s was closed before %d of its jobs were done, which were stopped "
-                "and rolled back: %s%s.",
+                "%s was closed before %d of its jobs were done, which were stopped: "
+                "%s%s.",
                 self._office.name,
                 len(report),
                 "; ".join(report[:NAMED]),
@@ -177,7 +177,10 @@ class Ending:
         for job in stuck:
             if job.worker is not None:
                 office.sever(job.worker, job)
-            office.tell(job, self.error())
+            # A COMMIT that was sent may still be done.
+            unknown = job.fate() == "unknown"
+            lost = job.lostWith(office.driver, None) if unknown else None
+            office.tell(job, lost or self.error())
         office.writer.team.close(self._end)  # Where it still waited for the readers.
         self._end()
 

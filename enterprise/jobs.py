@@ -172,7 +172,7 @@ class DatabaseJob(Job[T]):
             self.worker.spare()  # A rollback that is cancelled costs the connection.
         try:
             driver.rollback(raw)
-        except Exception as error:
+        except BaseException as error:  # The first error is the one to be told.
             if self.worker is not None:
                 self.worker.discard()
                 # No function of the user's is to find it as it is.
@@ -181,9 +181,8 @@ class DatabaseJob(Job[T]):
             level = logging.DEBUG if driver.lost(raw, error) else logging.WARNING
             _log.log(
                 level,
-                "A rollback failed (%s: %s); the connection is closed.",
-                type(error).__name__,
-                error,
+                "A rollback failed (%s); the connection is closed.",
+                str(Failure(error)),
             )
 
     def idleSince(self) -> float:

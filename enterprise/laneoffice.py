@@ -23,6 +23,7 @@ class LaneOffice(Protocol):
     grace: float
     tally: Tally
     generation: int
+    silent: bool
 
     def connecting(self) -> None:
         """An attempt to open a connection begins; `opened` or `failed` ends it."""

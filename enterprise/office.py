@@ -71,6 +71,7 @@ class Office:
         self._opened = self._closed = self._failed = self._lost = 0
         # Goes up with each connection that is found dead. guarded by: _lock (writing)
         self.generation = 0
+        self.silent = False  # Whether a cancel was not confirmed at exit.
         self.grace = options.cp_grace
         self.tally = Tally()
         # Who waits for the start. guarded by: _lock
@@ -314,9 +315,13 @@ class Office:
                 return
             self.state = "open"
         _switch.pool_started(self, self.name)
-        self._canceller.start()
+        # Where no thread can be had, each team has said so and asks again; a job that
+        # nobody comes for is told when it is submitted.
+        with contextlib.suppress(RuntimeError):
+            self._canceller.start()
         for crew in self.crews.values():
-            crew.team.open()
+            with contextlib.suppress(RuntimeError):
+                crew.team.open()
 
     def beginClosing(self) -> bool:
         """Take no more work; say whether that is new."""

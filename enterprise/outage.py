@@ -120,7 +120,7 @@ class Outage:
         if not patient:
             return team.withdraw(lambda _: True)
         team.beCautious(now + self.pause)
-        if first:
+        if first and (serves or self._connected):
             goes_on = "fewer connections" if serves else "none until one can be opened"
             _log.warning("%s goes on with %s: %s", self._name, goes_on, str(error))
         return []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
@@ -308,9 +309,11 @@ class Connection:
     trouble: BaseException | None = None
     _ended = False
 
-    _own = frozenset({"_job", "_driver", "_raw"})
+    _own = frozenset({"_cursors", "_job", "_driver", "_raw"})
 
     def __init__(self, job: InTransaction[Any], driver: Driver, raw: Any) -> None:
+        # An error's traceback may keep one alive, and that one the file or a lock.
+        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()
         self._job = job
         self._driver = driver
         self._raw = raw
@@ -340,7 +343,9 @@ class Connection:
         """Do nothing: the connection lives on after this function."""
 
     def finish(self) -> None:
-        """Do nothing: there is no cursor of ours to close."""
+        """Close the cursors that the function has left open."""
+        for cursor in list(self._cursors):
+            self._driver.closeCursor(cursor)
 
     def __enter__(self) -> Self:
         return self
@@ -355,7 +360,10 @@ class Connection:
             args: as for the driver's own `cursor`.
             kwargs: the same.
         """
-        return self._driver.cursor(self._raw, *args, **kwargs)
+        cursor = self._driver.cursor(self._raw, *args, **kwargs)
+        with contextlib.suppress(TypeError):  # Not every driver's can be referred to.
+            self._cursors.add(cursor)
+        return cursor
 
     def __getattr__(self, name: str) -> Any:
         if name == "executescript":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from enterprise.errors import ConnectFailed
 from threadpool import ticker
+from threadpool.failure import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -237,7 +238,7 @@ class Upkeep:
     # -- Texts -------------------------------------------------------------------------
 
     def _explained(self, error: BaseException) -> ConnectFailed:
-        said = f"{type(error).__name__}: {error}".rstrip(".?! \n")
+        said = str(Failure(error)).rstrip(".?! \n")
         return ConnectFailed(
             f"No connection to {self._driver.name} could be opened: {said}. Nothing "
             f"was done. {self._advice(error)} The driver's error is the cause."

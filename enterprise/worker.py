@@ -356,8 +356,22 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""
         job = self.job
-        if job is not None and self.driver.cancels:
-            self.cancel(job)
+        if job is None or not self.driver.cancels:
+            return
+        office = self.office
+        with self.guard:
+            if self.target is None or self._spared or self._doomed:
+                return
+            try:
+                if not office.silent:
+                    self.driver.cancel(self.upkeep.raw)
+                    return
+            except Exception as error:
+                # Nor will it answer the next one, and there is no time to ask each.
+                office.silent = True
+                _log.debug("%s did not confirm a cancel: %s", self.driver.name, error)
+            self._doomed = True
+            self.driver.sever(self.upkeep.raw)
 
     def discard(self) -> None:
         """Let no further job run on this connection."""

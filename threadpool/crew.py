@@ -193,7 +193,7 @@ class Crew(Generic[J]):
                 job.home.fire(job, failureOf(error))
         try:
             worker.close()
-        except Exception:
+        except BaseException:  # Else its place in the team would be lost for good.
             _log.exception("A worker of %s could not put its things away", self.name)
         self.team.gone(worker)
         self._threads.pop(worker, None)  # A forked child has cleared it.
@@ -214,6 +214,8 @@ def _at_exit() -> None:
         crew.team.close(lambda: None)
     for crew in crews:
         for worker in crew.team.crew():
+            if time.monotonic() >= until:  # Each may take a second over a dead network.
+                break
             try:
                 worker.interrupt()
             except Exception as error:

@@ -88,7 +88,7 @@ class Ticker:
         with self._lock:
             first = not self._alarms or when < self._alarms[0][0]
             heapq.heappush(self._alarms, (when, next(self._numbers), function))
-            if first:
+            if first or self._thread is None:  # It may not have been possible before.
                 self._awake()
 
     def _awake(self) -> bool:  # guarded by: _lock

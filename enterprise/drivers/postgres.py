@@ -144,6 +144,8 @@ class PostgresDriver(Driver):
         Wrong passwords, roles and databases. libpq gives no SQLSTATE for what the
         server says while connecting, so its text has to serve.
         """
+        if not isinstance(error, psycopg.Error):  # Of the user's own preparations.
+            return False
         text = str(error)
         return any(word in text for word in _FATAL)
 
