@@ -354,7 +354,7 @@ class Lease(InTransaction[None]):
     def _carry(self, call: LeaseCall[Any], home: PendingEvents) -> None:
         self._rests_since = now = time.monotonic()
         try:
-            home.hold(call, now)
+            home.hold(call, now, more=False)
             home.release(now, dry=self._calls.empty())
         except LoopClosed:
             call.lost()

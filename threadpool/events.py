@@ -102,6 +102,11 @@ class PendingEvents:
         self._passing_since: float | None = None
         # When the oldest outcome held back was put; None when none is held back.
         self._held_since: float | None = None
+        # How many events the pass that goes on has left. Loop thread only.
+        self.left = 0
+        # Teams that got jobs meanwhile, and call somebody for them when it is over. With
+        # a GIL, who is called before that only fights for it. Loop thread only.
+        self.late: list[Any] = []
         self._closed = False
         self._end = threading.Lock()
         # Kept alive here; closing it closes this queue. None under a loop that says
@@ -138,12 +143,13 @@ class PendingEvents:
         elif not self._woken:
             self._wake()
 
-    def hold(self, event: Event, now: float) -> None:
+    def hold(self, event: Event, now: float, *, more: bool) -> None:
         """Queue a worker's outcome, and let it wait for others; `release` follows.
 
         Args:
             event: as for `put`.
             now: seconds of time.monotonic().
+            more: the worker does something else before that.
 
         Raises:
             LoopClosed: the loop has ended. The event was not queued.
@@ -152,10 +158,9 @@ class PendingEvents:
         if self._closed:
             self._refuse(event)
         elif self._held_since is None and not self._woken:
-            # Its worker may go on to something long at once.
             self._held_since = now
-            if self not in ticker.watched:
-                ticker.watch(self)
+            if more and self not in ticker.watched:
+                ticker.watch(self)  # What comes next may turn out long.
 
     def release(self, now: float, *, dry: bool) -> None:
         """Wake the loop for what is held, if that has waited long enough.
@@ -171,8 +176,11 @@ class PendingEvents:
             dry
             or len(self._queue) >= BURST
             or (since is not None and now - since > HOLD_SECONDS)
-        ) and self._queue:
-            self._wake()
+        ):
+            if self._queue:
+                self._wake()
+        elif self not in ticker.watched:
+            ticker.watch(self)
 
     def fire(self, deferred: Deferred[Any], result: object) -> None:
         """Fire *deferred* on the loop's thread, unless it was cancelled meanwhile.
@@ -272,7 +280,7 @@ class PendingEvents:
             ticker.watch(self)
         try:
             while count and queue:
-                count -= 1
+                self.left = count = count - 1
                 try:
                     queue.popleft().happen()
                 except Exception:
@@ -280,8 +288,13 @@ class PendingEvents:
                 if not count & 7 and time.monotonic() > until:
                     break
         finally:  # Also when Ctrl-C ends this pass.
+            self.left = 0
             if self.loop is None:
                 self._passing_since = outer
+            if self.late:
+                late, self.late = self.late, []
+                for team in late:
+                    team.tick(now)
             if queue:
                 self._soon(self._pass)
             else:

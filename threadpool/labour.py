@@ -78,7 +78,7 @@ class Labour(Staff[J]):
                         home.release(now, dry=False)
                     home = job.home
                 try:
-                    home.hold(job, now)
+                    home.hold(job, now, more=bool(taken))
                 except LoopClosed:
                     job.lost()
             if worker.companions:
@@ -152,7 +152,7 @@ class Labour(Staff[J]):
             home = job.home
             if home is not None:
                 try:
-                    home.hold(job, now)
+                    home.hold(job, now, more=True)
                 except LoopClosed:
                     job.lost()
                 if home not in homes:
@@ -228,7 +228,7 @@ class Labour(Staff[J]):
             comer = None
             if not ran or len(self._queue) > self._enough:
                 comer = self._call(now)
-            if worker.taken and self not in ticker.watched:
+            if len(worker.taken) > 1 and self not in ticker.watched:
                 ticker.watch(self)
         if comer is not None:
             self._bring(comer)

@@ -143,9 +143,9 @@ class Roster(Register[J]):
     def _learn(self, worker: Worker[J]) -> None:
         """Take in the times of what *worker* has run."""
         ran, waited = worker.ran, worker.waited
-        mean = max(sum(ran) / len(ran), 1e-9)
+        best = max(min(ran), 1e-9)
         shortest = self._shortest * (1 + len(ran) * FORGETTING)
-        self._shortest = mean if mean < shortest else shortest
+        self._shortest = best if best < shortest else shortest
         self._runs.extend(ran)
         self._waits.extend(waited)
         ran.clear()

@@ -15,15 +15,19 @@ Source: the coordinator of Twisted's `_threads.Team`, the LIFO of trio's thread 
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from threadpool import ticker
 from threadpool.job import QUEUED, TAKEN, JobState
 from threadpool.labour import Labour
 from threadpool.roster import STALL_SECONDS
 from threadpool.worker import J, Place, Worker
+
+# Whether threads take turns. Without, whoever is called early gets on with it.
+GIL: Final = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,11 +84,22 @@ class Team(Labour[J]):
                 or now - self._last_begun > STALL_SECONDS
                 or self not in ticker.watched
             ):
-                comer = self._call(now)
+                home = job.home
+                if home is not None and home.left and GIL:
+                    self._call_later(home)
+                else:
+                    comer = self._call(now)
         if comer is not None:
             error = self._bring(comer)
             if error is not None and not self._size and self.remove(job):
                 raise error  # Nobody would come for it for a while.
+
+    def _call_later(self, home: PendingEvents) -> None:
+        """Call somebody when *home*'s pass is over; at the latest, the ticker does."""
+        if self not in home.late:
+            home.late.append(self)
+            if self not in ticker.watched:
+                ticker.watch(self)
 
     def resubmit(self, job: J, origin: Team[J]) -> None:
         """Queue once more a job that its worker could not do. That worker's thread.

@@ -82,7 +82,7 @@ class Scene:
 
     def hold(self, *names, dry=False):
         for name in names:
-            self.events.hold(self.note(name), self.clock.seconds())
+            self.events.hold(self.note(name), self.clock.seconds(), more=not dry)
             self.events.release(self.clock.seconds(), dry=dry)
 
 

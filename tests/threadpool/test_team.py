@@ -738,9 +738,9 @@ def test_loop_that_ends_between_the_run_and_the_delivery(stage):
     home = PendingEvents(lambda _: None)
     hold = home.hold
 
-    def end_before(event, now):
+    def end_before(event, now, **how):
         home.close()
-        hold(event, now)
+        hold(event, now, **how)
 
     home.hold = end_before
     job = Job(home, lambda: "late", (), {}, crew.team)

@@ -9,8 +9,10 @@ import pytest
 from tests.threadpool.stepping import LONG, SHORT
 from threadpool.bound import Bound
 from threadpool.error import PoolFull
-from threadpool.job import QUEUED, TAKEN, JobState
+from threadpool.events import PendingEvents
+from threadpool.job import QUEUED, TAKEN, Job, JobState
 from threadpool.roster import SHARE
+from threadpool.team import GIL
 from threadpool.testing import MemoryWorker
 
 
@@ -206,3 +208,71 @@ def test_high_water_marks(stage):
     crew.submit(*range(3), seconds=SHORT)
     crew.run()
     assert crew.team.stats().most_unfinished == 7
+
+
+def test_nobody_is_called_in_the_middle_of_a_pass(stage):
+    """Where threads take turns a worker is called when the loop's pass is over."""
+    crew = stage(maximum=1)
+    quick(crew)
+    (worker,) = crew.workers
+    passes = []
+    home = PendingEvents(passes.append)
+    called = []
+
+    class Submits:
+        def happen(self):
+            crew.team.submit(Job(home, int, (), {}, crew.team))
+            called.append(worker.wakes)
+
+    for _ in range(3):
+        home.put(Submits())
+    passes.pop()()
+    # The last one need not wait for the end.
+    assert called == ([0, 0, 1] if GIL else [1, 1, 1])
+    crew.run()
+
+
+def test_pass_that_ends_otherwise_calls_all_the_same(stage):
+    """Whoever got a job in a pass calls somebody at its end, whatever came last."""
+    crew = stage(maximum=1)
+    quick(crew)
+    (worker,) = crew.workers
+    passes = []
+    home = PendingEvents(passes.append)
+
+    class Submits:
+        def happen(self):
+            crew.team.submit(Job(home, int, (), {}, crew.team))
+
+    class Breaks:
+        def happen(self):
+            raise KeyboardInterrupt
+
+    home.put(Submits())
+    home.put(Breaks())
+    with pytest.raises(KeyboardInterrupt):
+        passes.pop()()
+    assert worker.wakes == 1
+    crew.run()
+
+
+def test_pass_that_blocks_calls_through_the_ticker(stage):
+    """A callback that submits and then blocks does not keep the worker waiting."""
+    crew = stage(maximum=1)
+    quick(crew)
+    (worker,) = crew.workers
+    passes = []
+    home = PendingEvents(passes.append)
+    seen = []
+
+    class Blocks:
+        def happen(self):
+            crew.team.submit(Job(home, int, (), {}, crew.team))
+            crew.ticker.tick()
+            seen.append(worker.wakes)
+
+    home.put(Blocks())
+    home.put(Blocks())
+    passes.pop()()
+    assert seen == [1, 1]
+    crew.run()
