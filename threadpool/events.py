@@ -104,7 +104,7 @@ class PendingEvents:
         self._held_since: float | None = None
         # How many events the pass that goes on has left. Loop thread only.
         self.left = 0
-        # Teams that got jobs meanwhile, and call somebody for them when it is over. With
+        # Teams that got jobs meanwhile and call somebody for them when it is over. With
         # a GIL, who is called before that only fights for it. Loop thread only.
         self.late: list[Any] = []
         self._closed = False
