@@ -259,7 +259,7 @@ async def test_cursors_are_closed(shop):
     async with ConnectionPool(shop.url, cp_max=1) as pool:
         error = await outcome(pool.runInteraction(fail))
         assert error.__traceback__ is not None
-        with pytest.raises(DATABASE_ERRORS):
+        with pytest.raises(TransactionEnded):
             kept[0].fetchone()
         with pytest.raises(TransactionEnded):
             kept[0].execute("delete from item")
