@@ -11,9 +11,11 @@ from benchmarks.groups import OURS, Case, Cost, Group, Race
 from benchmarks.schedule import FAILED, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Results = dict[Case, Samples]
+
+SHORT = "SHORT"
 
 HEADINGS = ("load", "contender", "median", "±", "ours / it", "required", "verdict")
 NUMBERS = {"median", "±", "ours / it", "required"}
@@ -32,6 +34,7 @@ class Line:
     required: str = ""
     # ok, SHORT, or why there is no figure; empty where nothing is required.
     verdict: str = ""
+    wished: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -48,10 +51,22 @@ class Line:
         )
         spread = f"{self.spread:.0%}" if len(self.samples) > 1 else ""
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        wished = "" if self.wished is None else f" ({self.wished})"
         return (
             *(self.load, self.contender, median, spread),
-            *(ratio, self.required, self.verdict),
+            *(ratio, self.required + wished, self.verdict),
         )
+
+    @property
+    def short(self) -> str:
+        """One sentence if it does not reach what is required, else nothing."""
+        if self.verdict != SHORT:
+            return ""
+        load = f", {self.load}" if self.load else ""
+        if self.ratio is None:
+            what = f"{self.contender}{load}"
+            return f"{what}: {figure(self.median)} {self.unit}, not {self.required}"
+        return f"beside {self.contender}{load}: {self.ratio:.2f}, not {self.required}"
 
 
 def lines(group: Group, results: Results) -> Iterator[Line]:
@@ -72,7 +87,7 @@ def race_lines(race: Race, results: Results) -> Iterator[Line]:
             # Round by round, since a machine's slow minutes hit whole rounds.
             ratio = median(map(operator.truediv, ours.values, it.values))
         yield Line(
-            load=f"{race.in_flight} in flight",
+            load=race.load or f"{race.in_flight} in flight",
             contender=contender,
             unit=race.unit,
             samples=it.values,
@@ -80,6 +95,7 @@ def race_lines(race: Race, results: Results) -> Iterator[Line]:
             ratio=ratio,
             required="" if least is None else f"≥ {least}",
             verdict=it.absent or judge(ratio, operator.ge, least),
+            wished=race.wished.get(contender),
         )
 
 
@@ -97,12 +113,26 @@ def cost_line(cost: Cost, results: Results) -> Line:
     )
 
 
+def verdict(groups: Mapping[str, Iterable[Line]]) -> str:
+    """Say in how many figures the groups are as required, and which are not."""
+    judged = [
+        (name, row) for name, rows in groups.items() for row in rows if row.required
+    ]
+    fine = sum(row.verdict == "ok" for _, row in judged)
+    told = [f"{fine} of {len(judged)} required figures are reached."]
+    told += [f"- {name} {row.short}" for name, row in judged if row.short]
+    told += [
+        f"- {name} {row.contender}: no figure" for name, row in judged if row.failed
+    ]
+    return "\n".join(told)
+
+
 def judge(
     got: float | None, holds: Callable[[float, float], bool], wanted: float | None
 ) -> str:
     if got is None or wanted is None:
         return ""
-    return "ok" if holds(got, wanted) else "SHORT"
+    return "ok" if holds(got, wanted) else SHORT
 
 
 def figure(value: float) -> str:
