@@ -10,7 +10,7 @@ from benchmarks.groups import GROUND_FLOOR, GROUPS, Group
 from benchmarks.report import Line, lines, table, verdict
 from benchmarks.schedule import Effort, measure
 
-QUICK = Effort(seconds=0.2, rounds=2, part=0.1)
+QUICK = Effort(seconds=0.2, rounds=2, part=0.05)
 
 
 def main() -> int:

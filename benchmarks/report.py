@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Results = dict[Case, Samples]
 
-SHORT = "SHORT"
+OK, SHORT = "ok", "SHORT"
 
 HEADINGS = ("load", "contender", "median", "±", "ours / it", "required", "verdict")
 NUMBERS = {"median", "±", "ours / it", "required"}
@@ -58,15 +58,19 @@ class Line:
         )
 
     @property
-    def short(self) -> str:
-        """One sentence if it does not reach what is required, else nothing."""
-        if self.verdict != SHORT:
+    def shortfall(self) -> str:
+        """Say what is lacking here; nothing if all is as required."""
+        lacking = self.verdict != OK if self.required else self.failed
+        if not lacking:
             return ""
-        load = f", {self.load}" if self.load else ""
-        if self.ratio is None:
-            what = f"{self.contender}{load}"
-            return f"{what}: {figure(self.median)} {self.unit}, not {self.required}"
-        return f"beside {self.contender}{load}: {self.ratio:.2f}, not {self.required}"
+        is_ratio = self.required.startswith("≥")
+        what = f"beside {self.contender}" if is_ratio else self.contender
+        what += f", {self.load}" if self.load else ""
+        if self.verdict != SHORT:
+            why = f" ({self.verdict})" if self.verdict else ""
+            return f"{what}: no figure{why}"
+        got = f"{self.ratio:.2f}" if is_ratio else f"{figure(self.median)} {self.unit}"
+        return f"{what}: {got}, not {self.required}"
 
 
 def lines(group: Group, results: Results) -> Iterator[Line]:
@@ -114,17 +118,13 @@ def cost_line(cost: Cost, results: Results) -> Line:
 
 
 def verdict(groups: Mapping[str, Iterable[Line]]) -> str:
-    """Say in how many figures the groups are as required, and which are not."""
-    judged = [
-        (name, row) for name, rows in groups.items() for row in rows if row.required
-    ]
-    fine = sum(row.verdict == "ok" for _, row in judged)
-    told = [f"{fine} of {len(judged)} required figures are reached."]
-    told += [f"- {name} {row.short}" for name, row in judged if row.short]
-    told += [
-        f"- {name} {row.contender}: no figure" for name, row in judged if row.failed
-    ]
-    return "\n".join(told)
+    """Say how many figures are as the groups require, and what is lacking."""
+    every = [(name, row) for name, rows in groups.items() for row in rows]
+    required = [row for _, row in every if row.required]
+    reached = sum(row.verdict == OK for row in required)
+    told = [f"{reached} of {len(required)} required figures are reached."]
+    lacking = [f"- {name} {row.shortfall}" for name, row in every if row.shortfall]
+    return "\n".join([*told, "", *lacking] if lacking else told)
 
 
 def judge(
@@ -132,7 +132,7 @@ def judge(
 ) -> str:
     if got is None or wanted is None:
         return ""
-    return "ok" if holds(got, wanted) else SHORT
+    return OK if holds(got, wanted) else SHORT
 
 
 def figure(value: float) -> str:
