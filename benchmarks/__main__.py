@@ -7,8 +7,10 @@ import sys
 
 from benchmarks import ground_floor, kept
 from benchmarks.groups import GROUND_FLOOR, GROUPS, Group
-from benchmarks.report import Line, lines, table
-from benchmarks.schedule import measure
+from benchmarks.report import Line, lines, table, verdict
+from benchmarks.schedule import Effort, measure
+
+QUICK = Effort(seconds=0.2, rounds=2, part=0.05)
 
 
 def main() -> int:
@@ -20,32 +22,43 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="3 rounds of 0.3 s instead of 5 of 1 s; nothing is kept",
+        help=f"{QUICK.rounds} rounds of {QUICK.seconds} s, and {QUICK.part:.0%} of the "
+        "work that is counted; nothing is kept",
     )
+    parser.add_argument("--seconds", type=float, default=Effort.seconds)
+    parser.add_argument("--rounds", type=int, default=Effort.rounds)
     options = parser.parse_args()
     if unknown := set(options.group).difference(names):
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
 
-    rows: list[Line] = []
+    effort = QUICK if options.quick else Effort(options.seconds, options.rounds)
+    rows: dict[str, list[Line]] = {}
     for group in GROUPS:
         if not options.group or group.name in options.group:
-            rows += run(group, quick=options.quick)
-    return 1 if any(row.failed for row in rows) else 0
+            rows[group.name] = run(group, effort)
+    print(f"\n{verdict(rows)}")
+    return 1 if any(row.failed for each in rows.values() for row in each) else 0
 
 
-def run(group: Group, *, quick: bool) -> list[Line]:
+def run(group: Group, effort: Effort) -> list[Line]:
     if group is GROUND_FLOOR:
         rows = [
             Line(load=beside, contender=what, unit="", samples=[value], median=value)
-            for what, value, beside in ground_floor.run(quick)
+            for what, value, beside in ground_floor.run(quick=effort is QUICK)
         ]
     else:
-        seconds, rounds = (0.3, 3) if quick else (1.0, 5)
-        rows = list(lines(group, measure(group, seconds, rounds, progress)))
+        rows = list(lines(group, measure(group, effort, progress)))
         progress("")
-    print(f"\n{group.title}\n\n{table(rows)}", flush=True)
-    if not quick and not any(row.failed for row in rows):
-        kept.save(group, rows)
+    less = (
+        f" (here {effort.rows(group):,} rows)" if effort.part < 1 < group.rows else ""
+    )
+    print(f"\n{group.title}{less}\n\n{table(rows)}", flush=True)
+    if effort is QUICK:
+        return rows
+    if any(row.failed for row in rows):
+        print(f"\n{group.name} is not kept, since not all of it ran.", flush=True)
+    else:
+        kept.save(group, rows, effort)
     return rows
 
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("contender", help="a function of that module")
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--target", help="the staged database; default: stage one")
     options = parser.parse_args()
 
@@ -32,7 +33,7 @@ def main() -> None:
     staged = module.stage() if options.target is None else nullcontext(options.target)
     with staged as target:
         correct = getattr(module, "correct", None)
-        load = Load(options.seconds, options.in_flight, target, correct)
+        load = Load(options.seconds, options.in_flight, target, correct, options.rows)
         try:
             answer = {"value": run(getattr(module, options.contender), load)}
         except ModuleNotFoundError as error:

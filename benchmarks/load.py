@@ -38,6 +38,7 @@ class Load:
     in_flight: int
     target: str
     correct: Callable[[Any], bool] | None
+    rows: int = 0  # of work that is counted, not timed
 
     def loop(self, call: Call) -> float:
         """Calls per second of a blocking call, one after another: the limit."""
@@ -86,6 +87,22 @@ class Load:
             calls = sum(await gather(chains))
             rate = calls / (perf_counter() - start)
         return rate
+
+    def inserted(self, rows: int, rate: float) -> float:
+        """Give *rate* back, if the table has the rows that were counted.
+
+        An insert's answer says little: that it is there afterwards is the right one.
+        """
+        if rows < rate * self.seconds:
+            raise ValueError(f"{rows} rows are there, not {rate * self.seconds:.0f}")
+        return rate
+
+    def finished(self, rows: int, start: float) -> float:
+        """Rows per second of counted work that began at *start* and gave *rows*."""
+        elapsed = perf_counter() - start
+        if rows != self.rows:
+            raise ValueError(f"{rows} rows, not {self.rows}")
+        return rows / elapsed
 
     def _windows(self) -> tuple[float, float]:
         """The warm-up (threads start, connections open), then the one that counts."""

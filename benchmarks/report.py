@@ -11,9 +11,11 @@ from benchmarks.groups import OURS, Case, Cost, Group, Race
 from benchmarks.schedule import FAILED, Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Results = dict[Case, Samples]
+
+OK, SHORT = "ok", "SHORT"
 
 HEADINGS = ("load", "contender", "median", "±", "ours / it", "required", "verdict")
 NUMBERS = {"median", "±", "ours / it", "required"}
@@ -32,6 +34,7 @@ class Line:
     required: str = ""
     # ok, SHORT, or why there is no figure; empty where nothing is required.
     verdict: str = ""
+    wished: float | None = None
 
     @property
     def failed(self) -> bool:
@@ -48,10 +51,26 @@ class Line:
         )
         spread = f"{self.spread:.0%}" if len(self.samples) > 1 else ""
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        wished = "" if self.wished is None else f" ({self.wished})"
         return (
             *(self.load, self.contender, median, spread),
-            *(ratio, self.required, self.verdict),
+            *(ratio, self.required + wished, self.verdict),
         )
+
+    @property
+    def shortfall(self) -> str:
+        """Say what is lacking here; nothing if all is as required."""
+        lacking = self.verdict != OK if self.required else self.failed
+        if not lacking:
+            return ""
+        is_ratio = self.required.startswith("≥")
+        what = f"beside {self.contender}" if is_ratio else self.contender
+        what += f", {self.load}" if self.load else ""
+        if self.verdict != SHORT:
+            why = f" ({self.verdict})" if self.verdict else ""
+            return f"{what}: no figure{why}"
+        got = f"{self.ratio:.2f}" if is_ratio else f"{figure(self.median)} {self.unit}"
+        return f"{what}: {got}, not {self.required}"
 
 
 def lines(group: Group, results: Results) -> Iterator[Line]:
@@ -72,7 +91,7 @@ def race_lines(race: Race, results: Results) -> Iterator[Line]:
             # Round by round, since a machine's slow minutes hit whole rounds.
             ratio = median(map(operator.truediv, ours.values, it.values))
         yield Line(
-            load=f"{race.in_flight} in flight",
+            load=race.load or f"{race.in_flight} in flight",
             contender=contender,
             unit=race.unit,
             samples=it.values,
@@ -80,6 +99,7 @@ def race_lines(race: Race, results: Results) -> Iterator[Line]:
             ratio=ratio,
             required="" if least is None else f"≥ {least}",
             verdict=it.absent or judge(ratio, operator.ge, least),
+            wished=race.wished.get(contender),
         )
 
 
@@ -97,12 +117,22 @@ def cost_line(cost: Cost, results: Results) -> Line:
     )
 
 
+def verdict(groups: Mapping[str, Iterable[Line]]) -> str:
+    """Say how many figures are as the groups require, and what is lacking."""
+    every = [(name, row) for name, rows in groups.items() for row in rows]
+    required = [row for _, row in every if row.required]
+    reached = sum(row.verdict == OK for row in required)
+    told = [f"{reached} of {len(required)} required figures are reached."]
+    lacking = [f"- {name} {row.shortfall}" for name, row in every if row.shortfall]
+    return "\n".join([*told, "", *lacking] if lacking else told)
+
+
 def judge(
     got: float | None, holds: Callable[[float, float], bool], wanted: float | None
 ) -> str:
     if got is None or wanted is None:
         return ""
-    return "ok" if holds(got, wanted) else "SHORT"
+    return OK if holds(got, wanted) else SHORT
 
 
 def figure(value: float) -> str:

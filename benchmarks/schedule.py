@@ -15,11 +15,29 @@ if TYPE_CHECKING:
 
     from benchmarks.groups import Case, Group
 
-# No contender takes much longer than its windows; one that hangs must not hang us.
-PATIENCE_SECONDS = 60
+# One that hangs must not hang us; a million calls take some peers a minute.
+PATIENCE_SECONDS = 300
+
+# Counted work takes so long that its noise evens out within a round.
+ROUNDS_OF_COUNTED = 3
 
 # Why a contender that is installed has no figure.
 FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long and how often each contender runs, and how much of counted work."""
+
+    seconds: float = 1.0
+    rounds: int = 5
+    part: float = 1.0
+
+    def rows(self, group: Group) -> int:
+        return int(group.rows * self.part)
+
+    def turns(self, group: Group) -> int:
+        return min(self.rounds, ROUNDS_OF_COUNTED) if group.rows else self.rounds
 
 
 @dataclass
@@ -35,28 +53,28 @@ class Samples:
 
 
 def measure(
-    group: Group, seconds: float, rounds: int, progress: Callable[[str], None]
+    group: Group, effort: Effort, progress: Callable[[str], None]
 ) -> dict[Case, Samples]:
     """Let each contender of the group run once per round; give all their figures."""
     results = {case: Samples() for case in group.cases()}
     module = importlib.import_module(f"benchmarks.contenders.{group.name}")
     with module.stage() as target:
-        for turn in range(rounds):
+        for turn in range(turns := effort.turns(group)):
             # Alternating, so that nobody always follows the same neighbour.
             order = list(results) if turn % 2 == 0 else list(reversed(results))
             for case in order:
-                progress(f"{group.name} {turn + 1}/{rounds} {case.contender}")
+                progress(f"{group.name} {turn + 1}/{turns} {case.contender}")
                 if not results[case].absent:
-                    run_child(group, case, seconds, target, results[case])
+                    run_child(group, case, effort, target, results[case])
     return results
 
 
 def run_child(
-    group: Group, case: Case, seconds: float, target: str, samples: Samples
+    group: Group, case: Case, effort: Effort, target: str, samples: Samples
 ) -> None:
     command = [sys.executable, "-m", "benchmarks.child", group.name, case.contender]
-    command += ["--seconds", str(seconds), "--in-flight", str(case.in_flight)]
-    command += ["--target", target]
+    command += ["--seconds", str(effort.seconds), "--in-flight", str(case.in_flight)]
+    command += ["--rows", str(effort.rows(group)), "--target", target]
     try:
         done = subprocess.run(
             command,

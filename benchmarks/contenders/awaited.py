@@ -1,7 +1,6 @@
 """A result made, fired by the loop and awaited in a task, beside asyncio's future.
 
-One turn of the loop each, as a driver's answer takes it. `at_once` are results that
-have fired before they are awaited, which takes no turn.
+One turn of the loop each, as a driver's answer takes it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Calls that wait: what each costs in memory, and if a long queue makes it slower.
 
 `traced` is what Python allocated, `resident` what the process grew by (Linux), both
-while one held worker keeps everything else in the queue. `time` is a burst from the
-first submission to the last answer.
+while one held worker keeps everything else in the queue. `queries` wait for a
+connection, each with a parameter of its own, the other calls for a thread. `time` is
+a burst from the first submission to the last answer.
 """
 
 from __future__ import annotations
@@ -68,9 +69,38 @@ async def grown(count, size):
         before = size()
         waiting = [pool.deferToThread(noop) for _ in range(count)]
         after = size()
+        tracemalloc.stop()  # What follows is not measured, and slow if it is traced.
         opened.set()
         for call in (held, *waiting):
             await call
+    return (after - before) / count / 1000
+
+
+async def traced_100000_queries(_load):
+    return await grown_by_queries(MANY, traced)
+
+
+async def resident_100000_queries(_load):
+    return await grown_by_queries(MANY, resident)
+
+
+async def grown_by_queries(count, size):
+    """As `grown`, of queries that wait for the only connection."""
+    from enterprise import ConnectionPool
+
+    async with ConnectionPool("sqlite://", cp_max=1, cp_backlog=None) as pool:
+        await pool.runQuery("select ?", (0,))
+        opened = threading.Event()
+        held = pool.runInteraction(lambda _: opened.wait())
+        before = size()
+        waiting = [pool.runQuery("select ?", (key,)) for key in range(count)]
+        after = size()
+        tracemalloc.stop()  # What follows is not measured, and slow if it is traced.
+        opened.set()
+        await held
+        for key, call in enumerate(waiting):
+            if await call != [(key,)]:
+                raise ValueError(f"wrong answer for {key}")
     return (after - before) / count / 1000
 
 

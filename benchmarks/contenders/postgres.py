@@ -20,6 +20,13 @@ SELECT = "select name from item where id = %s"
 
 @contextmanager
 def stage():
+    with served() as server:
+        yield server.url()
+
+
+@contextmanager
+def served():
+    """A server that has the rows."""
     from tests.postgres import Server
 
     with Server.temporary() as server:
@@ -28,7 +35,7 @@ def stage():
             "insert into item select key, 'item ' || key"
             f" from generate_series(1, {ROWS}) key; analyze item"
         )
-        yield server.url()
+        yield server
 
 
 def correct(answer):

@@ -69,6 +69,25 @@ async def run_in_executor(load):
         return await load.drive(lambda key: submit(executor, select, key))
 
 
+async def sqlalchemy(load):
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    statement = text(SELECT.replace("?", ":key"))
+
+    async def select(key):
+        async with engine.connect() as connection:
+            return (await connection.execute(statement, {"key": key})).fetchall()
+
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{load.target}", pool_size=CONNECTIONS, max_overflow=0
+    )
+    try:
+        return await load.drive(select)
+    finally:
+        await engine.dispose()
+
+
 def adbapi(load):
     from twisted.enterprise.adbapi import ConnectionPool
 
