@@ -13,13 +13,14 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
+from enterprise.drivers._fetch import piecemeal
 from enterprise.drivers._hygiene import clearFrames, redacted
 from enterprise.drivers._losses import endsSession
 from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from enterprise.batch import Batcher
     from enterprise.options import Options
@@ -267,6 +268,16 @@ class Driver:
     def script(self, raw: Any, text: str) -> None:
         """Run several statements in one text."""
         self.operate(raw, text, None)
+
+    def rows(
+        self, raw: Any, sql: Any, params: Any, batch: int
+    ) -> Generator[list[Any], None, list[Any]]:
+        """Run one statement in a transaction; yield *batch* rows at a time.
+
+        Returns:
+            The last rows, fewer than *batch*.
+        """
+        return piecemeal(self, raw, sql, params, batch)
 
     # -- Transactions ----------------------------------------------------------------
 
