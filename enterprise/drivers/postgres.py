@@ -12,13 +12,12 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from enterprise.drivers._credentials import Connector
+from enterprise.drivers._flow import PostgresFlows
 from enterprise.drivers._losses import endsSession
 from enterprise.drivers._session import Session, Ticket, milliseconds, rounded
-from enterprise.drivers.base import Driver, TransactionState
+from enterprise.drivers.base import TransactionState
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from enterprise.drivers.base import Lane
 
 __all__ = ["PostgresDriver"]
@@ -34,9 +33,6 @@ _READ_ONLY = "25006"
 
 # What a statement that was stopped fails with, whoever stopped it.
 _CANCELLED = "57014"
-
-# Of a stream, in its own transaction.
-_CURSOR = "threadbridge_stream"
 
 # Asked once for each connection, where commits are to be looked up. A server that only
 # follows another one gives no numbers.
@@ -60,7 +56,7 @@ _STATES: dict[int, TransactionState] = {
 }
 
 
-class PostgresDriver(Driver):
+class PostgresDriver(PostgresFlows):
     """PostgreSQL: any connection does anything.
 
     Args:
@@ -172,30 +168,12 @@ class PostgresDriver(Driver):
         """Run one statement and return its rows."""
         with raw.cursor() as cursor:
             cursor.execute(sql, params)
-            return cursor.fetchall() if cursor.description else []
+            return self.fetch(cursor) if cursor.description else []
 
     def operate(self, raw: psycopg.Connection[Any], sql: Any, params: Any) -> None:
         """Run one statement for its effect."""
         with raw.cursor() as cursor:
             cursor.execute(sql, params)
-
-    def rows(
-        self, raw: psycopg.Connection[Any], sql: Any, params: Any, batch: int
-    ) -> Generator[list[Any], None, list[Any]]:
-        """Run one statement in a transaction; yield *batch* rows at a time.
-
-        Through a cursor of the server's, who then computes no row before it is asked
-        for. Not psycopg's own, whose every fetch costs half as much again.
-        """
-        with raw.cursor() as cursor:
-            said = f"declare {_CURSOR} no scroll cursor for {sql}"
-            cursor.execute(said, params, prepare=False)
-            fetch = f"fetch forward {batch} from {_CURSOR}".encode()
-            rows: list[Any] = cursor.execute(fetch).fetchall()
-            while len(rows) == batch:
-                yield rows
-                rows = cursor.execute(fetch).fetchall()
-            return rows
 
     def script(self, raw: psycopg.Connection[Any], text: str) -> None:
         """Run several statements in one text; PostgreSQL makes them one transaction."""
