@@ -1,8 +1,9 @@
 """ConnectionPool: the front door.
 
-Calls come in on a loop's thread and become jobs, in `verbs`; workers that own a
-connection each pull them; outcomes go home to the loop the call came from. `close`,
-`stats`, `snapshot` and `repr` work in any thread; what returns a Deferred needs a loop.
+Calls come in on a loop's thread and become jobs, in `verbs` and `flows`; workers that
+own a connection each pull them; outcomes go home to the loop the call came from.
+`close`, `stats`, `snapshot` and `repr` work in any thread; what returns a Deferred
+needs a loop.
 
 Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from enterprise.flows import Flows
 from enterprise.ledger import Ledger
 from enterprise.office import Office
 from enterprise.options import Options
 from enterprise.snapshot import look
 from enterprise.source import driverFor
-from enterprise.verbs import Verbs
 from threadpool._require import requireDelay
 from threadpool.home import here, hereOrNone
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionPool"]
 
 
-class ConnectionPool(Verbs):
+class ConnectionPool(Flows):
     """Connections to one database, each with a thread of its own.
 
     Args:

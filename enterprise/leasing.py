@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from threadpool.defer import Deferred
     from threadpool.loops import Handle
 
-__all__ = ["LeasedTransaction"]
+__all__ = ["LeasedTransaction", "listing"]
 
 _log = logging.getLogger(__name__)
 
@@ -350,13 +350,21 @@ def _stack() -> list[tuple[CodeType, int]]:
 def _warn(lease: Lease, seconds: float, stack: list[tuple[CodeType, int]]) -> None:
     if lease.over:
         return
-    lines = [
-        f'  File "{code.co_filename}", line {line}, in {code.co_name}'
-        for code, line in reversed(stack)
-    ]
     _log.warning(
         "A transaction has held its connection for %g s (cp_leak). End its block "
         "before you wait for something else. It was begun here:\n%s",
         seconds,
-        "\n".join(lines),
+        listing(stack),
+    )
+
+
+def listing(stack: list[tuple[CodeType, int]]) -> str:
+    """Write a stack as a traceback would.
+
+    Args:
+        stack: code and line of each frame, the innermost first.
+    """
+    return "\n".join(
+        f'  File "{code.co_filename}", line {line}, in {code.co_name}'
+        for code, line in reversed(stack)
     )

@@ -18,6 +18,7 @@ from enterprise import jobs
 from enterprise.interaction import BareConnection, Interaction, WithConnection
 from enterprise.lease import Lease
 from enterprise.ledger import book
+from enterprise.stream import Stream
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Lane
@@ -39,6 +40,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (Interaction, "interaction"),
     (BareConnection, "bare connection"),
     (Lease, "lease"),
+    (Stream, "stream"),
 )
 
 
@@ -49,7 +51,7 @@ class RunningJob:
     Attributes:
         label: SQL without values, or a function's name.
         kind: "query", "operation", "result", "script", "interaction", "connection",
-            "bare connection" or "lease"; the method that was called.
+            "bare connection", "lease" or "stream"; the method that was called.
         lane: "any", "reader" or "writer".
         thread_name: the worker's.
         running_seconds: since the worker took it.

@@ -308,7 +308,7 @@ class Verbs:
                 job.movable = False  # The writer would never come to it.
         return self._office.submit(job)
 
-    def _lend(self, lease: Lease) -> None:
+    def _lend(self, lease: DatabaseJob[Any]) -> None:
         ledger = self._ledger
         refusal = ledger.refusal(lease)
         if refusal is not None:

@@ -204,6 +204,10 @@ class Cursor:
         self.connection.script.act(self.connection, "fetch", None)
         return self._rows.popleft() if self._rows else None
 
+    def fetchmany(self, size: int = 1) -> list[object]:
+        self.connection.script.act(self.connection, "fetch", size)
+        return [self._rows.popleft() for _ in range(min(size, len(self._rows)))]
+
     def fetchall(self) -> list[object]:
         self.connection.script.act(self.connection, "fetch", None)
         rows, self._rows = list(self._rows), deque()

@@ -13,13 +13,14 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
+from enterprise.drivers._fetch import inPieces, piecemeal
 from enterprise.drivers._hygiene import clearFrames, redacted
 from enterprise.drivers._losses import endsSession
 from enterprise.errors import ConfigurationError
 from enterprise.rows import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from enterprise.batch import Batcher
     from enterprise.options import Options
@@ -69,6 +70,9 @@ class Driver:
 
     # Whether `closed` is worth asking before each job.
     notices = False
+
+    # Whether a big result is better fetched in pieces.
+    in_pieces = False
 
     # Whether `ticket` and `verdict` tell what became of a COMMIT that got no answer.
     resolves = False
@@ -237,7 +241,7 @@ class Driver:
             self.execute(cursor, sql, params)
             description = cursor.description
             result = Result(
-                cursor.fetchall() if description else [],
+                self.fetch(cursor) if description else [],
                 tuple(column[0] for column in description or ()),
                 cursor.rowcount,
                 getattr(cursor, "lastrowid", None),
@@ -249,6 +253,11 @@ class Driver:
             raise
         self.closeCursor(cursor)
         return result
+
+    def fetch(self, cursor: Any) -> list[Any]:
+        """Return all rows that *cursor* has."""
+        rows: list[Any] = inPieces(cursor, []) if self.in_pieces else cursor.fetchall()
+        return rows
 
     def closeCursor(self, cursor: Any) -> None:
         """Close *cursor*; what became of its statement is known already."""
@@ -267,6 +276,16 @@ class Driver:
     def script(self, raw: Any, text: str) -> None:
         """Run several statements in one text."""
         self.operate(raw, text, None)
+
+    def rows(
+        self, raw: Any, sql: Any, params: Any, batch: int
+    ) -> Generator[list[Any], None, list[Any]]:
+        """Run one statement in a transaction; yield *batch* rows at a time.
+
+        Returns:
+            The last rows, fewer than *batch*.
+        """
+        return piecemeal(self, raw, sql, params, batch)
 
     # -- Transactions ----------------------------------------------------------------
 

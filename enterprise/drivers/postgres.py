@@ -12,9 +12,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from enterprise.drivers._credentials import Connector
+from enterprise.drivers._flow import PostgresFlows
 from enterprise.drivers._losses import endsSession
 from enterprise.drivers._session import Session, Ticket, milliseconds, rounded
-from enterprise.drivers.base import Driver, TransactionState
+from enterprise.drivers.base import TransactionState
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Lane
@@ -55,7 +56,7 @@ _STATES: dict[int, TransactionState] = {
 }
 
 
-class PostgresDriver(Driver):
+class PostgresDriver(PostgresFlows):
     """PostgreSQL: any connection does anything.
 
     Args:
@@ -169,7 +170,7 @@ class PostgresDriver(Driver):
         """Run one statement and return its rows."""
         with raw.cursor() as cursor:
             cursor.execute(sql, params)
-            return cursor.fetchall() if cursor.description else []
+            return self.fetch(cursor) if cursor.description else []
 
     def operate(self, raw: psycopg.Connection[Any], sql: Any, params: Any) -> None:
         """Run one statement for its effect."""

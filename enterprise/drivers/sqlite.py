@@ -20,6 +20,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from enterprise.drivers._busy import BusyWaits, takeTimeout
+from enterprise.drivers._fetch import MANY, inPieces
 from enterprise.drivers._files import files, hasContent
 from enterprise.drivers.base import Driver, Lane, TransactionState
 from enterprise.errors import (
@@ -65,6 +66,7 @@ class SQLiteDriver(Driver):
 
     autocommits = True
     cancels = True
+    in_pieces = True
     connect_advice = "Check that the folder exists and that both may be written."
 
     def __init__(
@@ -233,11 +235,9 @@ class SQLiteDriver(Driver):
 
     def refusedToWrite(self, error: BaseException) -> bool:
         """Say whether a reader was asked to write."""
-        return (
-            isinstance(error, sqlite3.OperationalError)
-            # sqlite3 gives no code to what it finds wrong by itself, as bad UTF-8.
-            and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY
-        )
+        # sqlite3 gives no code to what it finds wrong by itself, as bad UTF-8.
+        code = getattr(error, "sqlite_errorcode", None)
+        return bool(code == sqlite3.SQLITE_READONLY)
 
     def query(self, raw: sqlite3.Connection, sql: Any, params: Any) -> list[Any]:
         """Run one statement and return its rows; the hot path."""
@@ -247,7 +247,8 @@ class SQLiteDriver(Driver):
                 cursor.execute(sql)
             else:
                 cursor.execute(sql, params)
-            return cursor.fetchall()
+            rows = cursor.fetchmany(MANY)
+            return rows if len(rows) < MANY else inPieces(cursor, rows)
         except BaseException as error:
             cursor.close()  # See `Driver.result`.
             if not self._waits.mayWait(id(raw), error):

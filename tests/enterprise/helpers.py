@@ -106,7 +106,7 @@ class Endless:
         (count,) = self._watcher.execute(
             "select count(*) from pg_stat_activity where datname = current_database() "
             "and state = 'active' and pid <> pg_backend_pid() "
-            "and query like '%pg_sleep(600)%'"
+            "and (query like '%pg_sleep(600)%' or wait_event = 'PgSleep')"
         ).fetchone()
         return count
 
