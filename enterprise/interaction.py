@@ -81,6 +81,9 @@ class Terms:
         )
 
 
+_PLAIN = Terms()
+
+
 class InTransaction(DatabaseJob[T]):
     """A job that is one transaction, from BEGIN to COMMIT.
 
@@ -227,13 +230,20 @@ class InTransaction(DatabaseJob[T]):
 class Interaction(InTransaction[T]):
     """A function that talks to the database, in one transaction and one hop."""
 
-    __slots__ = ("_stopped", "retry")
+    __slots__ = ("_stopped", "group", "retry")
 
     def __init__(
-        self, *arguments: Any, terms: Terms, retry: RetryPolicy | None = None
+        self,
+        *arguments: Any,
+        terms: Terms,
+        retry: RetryPolicy | None = None,
+        group: bool = False,
     ) -> None:
         super().__init__(*arguments, terms=terms)
         self.retry = retry
+        # Whether it may share a transaction. What asks for one of a kind may not, and
+        # what is repeated by itself.
+        self.group = group and retry is None and terms == _PLAIN
         # Ends the pause between two attempts.
         self._stopped = None if retry is None else threading.Event()
 

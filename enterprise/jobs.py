@@ -33,6 +33,7 @@ __all__ = [
     "COMMITTING",
     "NOT_SENT",
     "SENT",
+    "UNDONE",
     "DatabaseJob",
     "Operation",
     "Query",
@@ -70,6 +71,7 @@ NOT_SENT = "not sent"
 SENT = "sent"
 COMMITTING = "committing"
 COMMITTED = "committed"
+UNDONE = "undone"  # It was done with others, rolled back, and is to be done alone.
 
 
 def shown(work: object) -> str:

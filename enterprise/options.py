@@ -43,6 +43,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_resetfun": _HOOK,
     "cp_closefun": _HOOK,
     "cp_wal": ((bool, type(None)), "True, False or None"),
+    "cp_group_commit": _FLAG,
     "cp_push_timeout": _FLAG,
     "cp_pgbouncer": _FLAG,
     "cp_resolve_commit": _FLAG,
@@ -102,6 +103,8 @@ class Options:
         cp_closefun: called with each raw connection that lives, before it is closed.
         cp_wal: for SQLite; True sets the write-ahead log on an existing file too,
             False not even on a new one.
+        cp_group_commit: for SQLite; let single writes that wait share one COMMIT, which
+            is what makes them slow on a disk.
         cp_push_timeout: for PostgreSQL; have the server keep a call's time limit, too,
             in case that ours does not get through to it.
         cp_pgbouncer: for PostgreSQL behind PgBouncer, which hands sessions around; no
@@ -131,6 +134,7 @@ class Options:
     cp_resetfun: Callable[[Any], object] | None = None
     cp_closefun: Callable[[Any], object] | None = None
     cp_wal: bool | None = None
+    cp_group_commit: bool = True
     cp_push_timeout: bool = True
     cp_pgbouncer: bool = False
     cp_resolve_commit: bool = False

@@ -130,5 +130,5 @@ def requireRepeatable(
             raise TypeError(
                 f"An argument is {type(value).__name__}, an iterator: the first "
                 "attempt would use it up, and the next find nothing. Pass a list, or "
-                "leave out retry."
+                "leave out retry and group."
             )

@@ -44,7 +44,7 @@ __all__ = ["Verbs"]
 T = TypeVar("T")
 
 # The words that runInteraction keeps for itself.
-_OURS = ("isolation", "readonly", "deferrable", "retry", "timeout")
+_OURS = ("isolation", "readonly", "deferrable", "retry", "group", "timeout")
 
 
 class Verbs:
@@ -177,6 +177,7 @@ class Verbs:
         readonly: bool = False,
         deferrable: bool | None = None,
         retry: RetryPolicy | None = None,
+        group: bool = False,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Deferred[T]:
@@ -197,6 +198,8 @@ class Verbs:
                 rather wait than fail.
             retry: call the function again after a failure that is nobody's fault; None
                 for never.
+            group: with SQLite, let it share a COMMIT with other writes that wait. It
+                should be short, since they wait for it, and may be called twice.
             timeout: seconds for everything, repetitions included; None for
                 `cp_query_timeout`.
             kwargs: the function's keyword arguments.
@@ -214,12 +217,19 @@ class Verbs:
         """
         requirePlain(function)
         requireOwnNames(function, "runInteraction", _OURS)
-        if retry is not None:
+        if retry is not None or group:
             requireRepeatable(function, args, kwargs)
         terms = Terms(readonly, isolation, deferrable)
         crew = self._office.reader if readonly else self._office.writer
         job: Interaction[T] = Interaction(
-            here(), function, args, kwargs, crew.team, terms=terms, retry=retry
+            here(),
+            function,
+            args,
+            kwargs,
+            crew.team,
+            terms=terms,
+            retry=retry,
+            group=group,
         )
         return self._submit(job, timeout)
 

@@ -61,6 +61,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._batcher = office.driver.batcher(lane, office.options)
         # The job whose statement a cancel would hit. guarded by: guard, in a batch
         self.target: DatabaseJob[Any] | None = None
+        # Those whose cancel hits it, too: they end together. guarded by: guard
+        self.mates: list[DatabaseJob[Any]] = []
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -245,7 +247,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         with self.guard:
             # One that was not confirmed is not sent again: the next would keep this
             # thread as long, and whoever else is to be stopped would wait for it.
-            if self.target is job and not self._spared and not self._doomed:
+            hit = self.target is job or job in self.mates
+            if hit and not self._spared and not self._doomed:
                 try:
                     self.driver.cancel(self.upkeep.raw)
                 except Exception as error:

@@ -33,6 +33,9 @@ DRIVERS = {"aiosqlite", "asyncpg", "duckdb", "greenlet", "oracledb", "psycopg"} 
 DRIVER_ROOMS = {
     "enterprise/drivers/postgres.py": "psycopg",
     "enterprise/drivers/sqlite.py": "sqlite3",
+    "enterprise/drivers/_group.py": "sqlite3",
+    "enterprise/drivers/_grouped.py": "sqlite3",
+    "enterprise/drivers/_guarded.py": "sqlite3",
 }
 BELOW = (
     dict.fromkeys(LOOPS, "threadpool")

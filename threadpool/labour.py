@@ -137,8 +137,23 @@ class Labour(Staff[J]):
                 else:
                     self._skipped -= 1
                 queue.popleft()
-            worker.companions = found
+            worker.companions += found
         return found
+
+    def giveBack(self, worker: Worker[J], jobs: list[J]) -> None:
+        """Queue again, before all that waits, what `take` gave. That worker's thread.
+
+        Args:
+            worker: one that runs a job of this team.
+            jobs: some of its companions, in order; their outcomes are open.
+        """
+        with self._lock:
+            for job in reversed(jobs):
+                job.state = QUEUED
+                self._queue.appendleft(job)
+            worker.companions = [job for job in worker.companions if job not in jobs]
+            # They will have waited for longer.
+            del worker.waited[len(worker.waited) - len(jobs) :]
 
     def _bring_home(self, worker: Worker[J], now: float) -> None:
         """Bring home what *worker* has run together with its job."""

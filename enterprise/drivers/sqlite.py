@@ -17,22 +17,20 @@ import os
 import sqlite3
 import threading
 import urllib.parse
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.drivers._busy import BusyWaits, takeTimeout
 from enterprise.drivers._fetch import MANY, inPieces
 from enterprise.drivers._files import files, hasContent
+from enterprise.drivers._group import GroupCommit
+from enterprise.drivers._guarded import GuardedCursor
 from enterprise.drivers.base import Driver, Lane, TransactionState
-from enterprise.errors import (
-    ConfigurationError,
-    DatabaseGone,
-    ForkedSQLite,
-    TransactionEnded,
-)
+from enterprise.errors import ConfigurationError, DatabaseGone, ForkedSQLite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from enterprise.options import Options
     from enterprise.rows import Result
 
 __all__ = ["SQLiteDriver"]
@@ -100,6 +98,12 @@ class SQLiteDriver(Driver):
         if maximum == 1 or self.lives_in_memory:
             return {Lane.ANY: 1}
         return {Lane.WRITER: 1, Lane.READER: maximum - 1}
+
+    def batcher(self, lane: Lane, options: Options) -> GroupCommit | None:
+        """Return what commits several writes at once."""
+        # In memory a COMMIT costs nothing, and is not worth the BEGIN before it.
+        idle = lane is Lane.READER or self.lives_in_memory
+        return GroupCommit(self) if options.cp_group_commit and not idle else None
 
     def _open(self) -> sqlite3.Connection:
         raw: sqlite3.Connection = sqlite3.connect(*self._args, **self._kwargs)
@@ -223,6 +227,10 @@ class SQLiteDriver(Driver):
         code = getattr(error, "sqlite_errorcode", None)
         return code in _BUSY and who not in self._begun
 
+    def locked(self, error: BaseException) -> bool:
+        """Say whether *error* only means that somebody else has the lock."""
+        return getattr(error, "sqlite_errorcode", None) in _BUSY
+
     def lost(self, raw: sqlite3.Connection, error: BaseException) -> bool:
         """Say whether *error* means that the connection was closed under us."""
         return isinstance(error, sqlite3.ProgrammingError) and (
@@ -337,7 +345,7 @@ class SQLiteDriver(Driver):
             kwargs: the same.
         """
         if not args and not kwargs:
-            args = (_GuardedCursor,)
+            args = (GuardedCursor,)
         cursor: sqlite3.Cursor = raw.cursor(*args, **kwargs)
         return cursor
 
@@ -357,39 +365,6 @@ class SQLiteDriver(Driver):
     def state(self, raw: sqlite3.Connection) -> TransactionState:
         """Say whether the transaction is still there; an interrupt ends it."""
         return TransactionState.OPEN if raw.in_transaction else TransactionState.NONE
-
-
-class _GuardedCursor(sqlite3.Cursor):
-    """A cursor for the inside of a transaction, given to functions of others.
-
-    Where SQLite itself has rolled the transaction back, after an interrupt or with the
-    disk full, the next statement would be committed by itself.
-    """
-
-    def execute(self, sql: str, parameters: Any = (), /) -> Self:
-        self._check(sql)
-        return super().execute(sql, parameters)
-
-    def executemany(self, sql: str, rows: Any, /) -> Self:
-        self._check(sql)
-        return super().executemany(sql, rows)
-
-    def executescript(self, text: str, /) -> Self:
-        raise AttributeError(
-            "executescript() would first commit what this transaction has done, so it "
-            "cannot be had here. Execute the statements one by one, or use runScript."
-        )
-
-    def _check(self, sql: str) -> None:
-        if self.connection.in_transaction:
-            return
-        if str(sql).lstrip().lower().startswith(("begin", "savepoint")):
-            return
-        raise TransactionEnded(
-            "The transaction is over, and a statement now would be committed by "
-            "itself. Let the error that ended it leave the function, or call the "
-            "connection's own commit() or rollback(), which begin the next one."
-        )
 
 
 def _interrupted() -> sqlite3.OperationalError:
