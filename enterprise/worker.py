@@ -61,6 +61,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self._batcher = office.driver.batcher(lane, office.options)
         # The job whose statement a cancel would hit. guarded by: guard, in a batch
         self.target: DatabaseJob[Any] | None = None
+        self.handed_on = False  # A batcher has given the worker's job to another one.
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -123,9 +124,10 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         batcher = self._batcher
         if batcher is not None and job.team.anyWaiting(self) and batcher.joins(job):
             others = job.team.take(self, batcher.most, batcher.joins)
-            if others:
+            if others or batcher.takes_one:
+                self.handed_on = False
                 batcher.run(self, [job, *others])
-                return not job.released
+                return not (job.released or self.handed_on)
         return self.doAlone(job)
 
     def doAlone(self, job: DatabaseJob[Any]) -> bool:
@@ -355,7 +357,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
 
     def interrupt(self) -> None:
         """Stop whatever runs, for the process is about to end."""
-        job = self.job
+        job = self.target
         if job is not None and self.driver.cancels:
             self.cancel(job)
 

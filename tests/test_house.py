@@ -32,6 +32,8 @@ DRIVERS = {"aiosqlite", "asyncpg", "duckdb", "greenlet", "oracledb", "psycopg"} 
 }
 DRIVER_ROOMS = {
     "enterprise/drivers/postgres.py": "psycopg",
+    "enterprise/drivers/_round.py": "psycopg",
+    "enterprise/drivers/_wire.py": "psycopg",
     "enterprise/drivers/sqlite.py": "sqlite3",
 }
 BELOW = (
