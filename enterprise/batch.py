@@ -24,15 +24,23 @@ class Batcher(Protocol):
     most: int
     """How many may join a job at the most."""
 
+    takes_one: bool
+    """Whether it does a job also where none joins it."""
+
     def joins(self, job: DatabaseJob[Any]) -> bool:
         """Say whether *job* may be one of several. Quick: a lock may be held."""
         ...
 
     def run(self, worker: ConnectionWorker, jobs: list[DatabaseJob[Any]]) -> None:
-        """Do *jobs*, two or more, and give each its outcome, as `job.do` would.
+        """Do *jobs* and give each its outcome, as `job.do` would.
+
+        Who is not to be brought home has no `home` any more. Who was handed to somebody
+        else is no longer among `worker.companions` and counted in `worker.finished`;
+        where it is the first one, `worker.handed_on` says so.
 
         Args:
             worker: whose connection lives.
-            jobs: those that `joins` said yes to, in order.
+            jobs: those that `joins` said yes to, in order; two at the least, unless
+                `takes_one`.
         """
         ...

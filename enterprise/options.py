@@ -47,6 +47,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "cp_push_timeout": _FLAG,
     "cp_pgbouncer": _FLAG,
     "cp_resolve_commit": _FLAG,
+    "cp_pipeline": _FLAG,
 }
 
 
@@ -111,6 +112,8 @@ class Options:
             prepared statements then, and no time limit in a session.
         cp_resolve_commit: for PostgreSQL; when a connection is lost during a COMMIT,
             find out on another one what became of it.
+        cp_pipeline: for PostgreSQL; send single statements that wait together, each
+            still its own transaction.
     """
 
     cp_min: int = 0
@@ -138,6 +141,7 @@ class Options:
     cp_push_timeout: bool = True
     cp_pgbouncer: bool = False
     cp_resolve_commit: bool = False
+    cp_pipeline: bool = True
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

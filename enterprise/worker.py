@@ -63,6 +63,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self.target: DatabaseJob[Any] | None = None
         # Those whose cancel hits it, too: they end together. guarded by: guard
         self.mates: list[DatabaseJob[Any]] = []
+        self.handed_on = False  # A batcher has given the worker's job to another one.
         self._jobs = 0
 
     def prepare(self) -> bool:
@@ -125,9 +126,10 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         batcher = self._batcher
         if batcher is not None and job.team.anyWaiting(self) and batcher.joins(job):
             others = job.team.take(self, batcher.most, batcher.joins)
-            if others:
+            if others or batcher.takes_one:
+                self.handed_on = False
                 batcher.run(self, [job, *others])
-                return not job.released
+                return not (job.released or self.handed_on)
         return self.doAlone(job)
 
     def doAlone(self, job: DatabaseJob[Any]) -> bool:

@@ -32,6 +32,8 @@ DRIVERS = {"aiosqlite", "asyncpg", "duckdb", "greenlet", "oracledb", "psycopg"} 
 }
 DRIVER_ROOMS = {
     "enterprise/drivers/postgres.py": "psycopg",
+    "enterprise/drivers/_round.py": "psycopg",
+    "enterprise/drivers/_wire.py": "psycopg",
     "enterprise/drivers/sqlite.py": "sqlite3",
     "enterprise/drivers/_group.py": "sqlite3",
     "enterprise/drivers/_grouped.py": "sqlite3",

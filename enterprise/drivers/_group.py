@@ -79,6 +79,7 @@ class GroupCommit:
     # One is asked for to see that somebody waits. The others are taken when it is
     # their turn: until then they are in the queue, where a cancel finds them.
     most = 1
+    takes_one = False
 
     def __init__(self, driver: SQLiteDriver) -> None:
         self._driver = driver

@@ -20,6 +20,9 @@ SHORTEST_MS = 128
 # The server counts milliseconds in 32 bits; what comes near that is no limit at all.
 LONGEST_MS = 1 << 30
 
+# No limit is like this one, so it is set anew where any is wanted, and where none is.
+UNKNOWN_MS = -1
+
 _UNITS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000}
 _UNITS["d"] = 24 * _UNITS["h"]
 _AMOUNT = re.compile(r"(\d+)\s*([a-z]*)")
@@ -76,9 +79,11 @@ class Session:
         isolation: the isolation level of transactions that do not say.
         era: see `Ticket`; empty where commits cannot be looked up.
         xid: the number of the transaction, if we have it already.
+        cancels: how often the server was asked to stop what it does. Written by the
+            canceller, while it has the worker's guard.
     """
 
-    __slots__ = ("deadline", "era", "isolation", "limit", "usual", "xid")
+    __slots__ = ("cancels", "deadline", "era", "isolation", "limit", "usual", "xid")
 
     def __init__(self) -> None:
         self.usual: int | None = None
@@ -87,6 +92,7 @@ class Session:
         self.isolation = ""
         self.era = ""
         self.xid: str | None = None
+        self.cancels = 0
 
     @property
     def limited(self) -> bool:
@@ -119,6 +125,11 @@ class Session:
     def forget(self) -> None:
         """Note that somebody may have set anything."""
         self.usual = self.limit = None
+
+    def doubt(self) -> None:
+        """Note that it is not known whether the last limit was taken on."""
+        if self.limit is not None:
+            self.limit = UNKNOWN_MS
 
     def __repr__(self) -> str:
         limit = self.usual if self.limit is None else self.limit

@@ -12,13 +12,17 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from enterprise.drivers._credentials import Connector
+from enterprise.drivers._durations import Durations
 from enterprise.drivers._flow import PostgresFlows
 from enterprise.drivers._losses import endsSession
+from enterprise.drivers._pipeline import pipelinerFor
 from enterprise.drivers._session import Session, Ticket, milliseconds, rounded
 from enterprise.drivers.base import TransactionState
 
 if TYPE_CHECKING:
+    from enterprise.batch import Batcher
     from enterprise.drivers.base import Lane
+    from enterprise.options import Options
 
 __all__ = ["PostgresDriver"]
 
@@ -99,6 +103,8 @@ class PostgresDriver(PostgresFlows):
         self._bouncer = bouncer
         # By id() of the connection, which is in here for as long as it is open.
         self._sessions: dict[int, Session] = {}
+        # What is known of the pool's statements.
+        self.durations = Durations()
         spelled = [*args, kwargs["conninfo"]] if "conninfo" in kwargs else args
         connector = Connector(psycopg.connect, args, kwargs)
         super().__init__(name, connector, psycopg, tuple(map(_password, spelled)))
@@ -125,6 +131,9 @@ class PostgresDriver(PostgresFlows):
 
         Not `Connection.cancel`: that holds the GIL while the server is silent.
         """
+        session = self._sessions.get(id(raw))
+        if session is not None:
+            session.cancels += 1  # First: whoever is hit by it looks here.
         raw.cancel_safe(timeout=CANCEL_SECONDS)
 
     def sever(self, raw: psycopg.Connection[Any]) -> None:
@@ -249,6 +258,21 @@ class PostgresDriver(PostgresFlows):
                     answers += cursor.fetchone() or ()
                 if not cursor.nextset():
                     return answers
+
+    # -- Pipelines ---------------------------------------------------------------------
+
+    def batcher(self, lane: Lane, options: Options) -> Batcher | None:
+        """Return what sends several statements at once, where that can be done."""
+        return pipelinerFor(self, options)
+
+    def sessionOf(self, raw: psycopg.Connection[Any]) -> Session:
+        """Return what is known of the session of *raw*, which is open."""
+        return self._sessions[id(raw)]
+
+    @property
+    def pushes(self) -> bool:
+        """Whether the server is told the time limits of single statements."""
+        return self._push and not self._bouncer
 
     # -- The server's own clock --------------------------------------------------------
 
