@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from enterprise.errors import PoolTimeout, QueryTimeout
@@ -77,7 +78,8 @@ class Deadlines:
             if when >= self._next:
                 return
             self._next = when
-        ticker.alarm(when, self._ring)
+        ring = weakref.WeakMethod(self._ring)  # A pool that is forgotten may go.
+        ticker.alarm(when, lambda: (call := ring()) and call())
 
     def _ring(self) -> None:
         now = time.monotonic()

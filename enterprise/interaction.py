@@ -91,13 +91,14 @@ class InTransaction(DatabaseJob[T]):
         afterwards: what is to be called when its outcome is known; None for nothing.
     """
 
-    __slots__ = ("afterwards", "terms", "ticket", "value")
+    __slots__ = ("afterwards", "partly", "terms", "ticket", "value")
 
     alone = False
 
     def __init__(self, *arguments: Any, terms: Terms) -> None:
         super().__init__(*arguments)
         self.terms = terms
+        self.partly = False  # The function has committed a part of it by itself.
         self.afterwards: Afterwards | None = None
         # By which its COMMIT is found again, and what it then is worth; both only where
         # the driver resolves.
@@ -108,6 +109,11 @@ class InTransaction(DatabaseJob[T]):
         """Say which function it calls. Any thread."""
         function = self.function  # Taken away by the worker when it is done.
         return "a call" if function is None else shown(function)
+
+    def fate(self) -> Outcome:
+        """Say what is known of all its work when its connection ends now."""
+        fate = super().fate()
+        return "unknown" if self.partly and fate == "rolled_back" else fate
 
     def reads(self) -> bool:
         """Say whether it can have changed nothing."""

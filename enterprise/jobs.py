@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import re
 import time
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,6 +64,9 @@ _FATES = {
 # then the caller's to know.
 _READING = {"select", "values", "show", "table", "explain"}
 
+# Except these: EXPLAIN ANALYZE does it, and SELECT INTO makes a table.
+_WRITING = re.compile(r"\banaly[sz]e\b|\binto\b")
+
 # Of a statement, how much is shown in texts.
 LABEL_LENGTH = 120
 
@@ -83,8 +87,14 @@ def shown(work: object) -> str:
     if callable(work):
         while isinstance(work, functools.partial):  # Whose repr shows the arguments.
             work = work.func
-        return str(getattr(work, "__qualname__", None) or type(work).__qualname__)
-    text = " ".join(str(work).split())
+        try:
+            name = getattr(work, "__qualname__", None)
+        except Exception:  # A proxy, outside of what it stands for.
+            name = None
+        return str(name or type(work).__qualname__)
+    text = " ".join(
+        str.__str__(work).split() if isinstance(work, str) else repr(work).split()
+    )
     return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 3] + "..."
 
 
@@ -206,9 +216,9 @@ class DatabaseJob(Job[T]):
 
     def stopRunning(self) -> object:
         """Have the statement stopped where it runs; the worker then confirms it."""
+        # Where it ends otherwise than by CancelledError the cancel goes on to the task.
+        self._late_cancel = True
         if not self.cancel_wanted:
-            # Where the outcome is on its way home already, nobody will `conclude`.
-            self._late_cancel = True
             self.pursue()
         return LATER
 
@@ -258,9 +268,7 @@ class DatabaseJob(Job[T]):
             lost: the connection has ended with it.
         """
         if self.phase is COMMITTED or not isinstance(self.outcome, Failure):
-            self._late_cancel = self.stop_error is None
             return
-        self._late_cancel = False
         if not (lost and self.fate() == "unknown"):
             self.outcome = Failure(self.stopped())
 
@@ -342,7 +350,10 @@ class _Single(DatabaseJob[T]):
         words = (
             str(self.args[0]).replace("(", " ").split(maxsplit=1) if self.args else []
         )
-        return bool(words) and words[0].lower() in _READING
+        if not words or words[0].lower() not in _READING:
+            return False
+        text = str(self.args[0]).rstrip("; \n").lower()
+        return ";" not in text and not _WRITING.search(text)
 
 
 class Query(_Single["list[Any]"]):

@@ -71,6 +71,7 @@ class Lease(InTransaction[None]):
 
     __slots__ = (
         "_calls",
+        "_door",
         "_drained",
         "_failed",
         "_pending",
@@ -90,6 +91,8 @@ class Lease(InTransaction[None]):
     def __init__(self, home: PendingEvents, team: Team[Any], terms: Terms) -> None:
         super().__init__(home, None, (), {}, team, terms=terms)
         self.gate = threading.Lock()
+        # For the states of calls. Never held for long: the loop takes it.
+        self._door = threading.Lock()
         self.current: LeaseCall[Any] | None = None
         self.forsaken = self._stranded = False
         # When its worker began to wait, in seconds of time.monotonic(). Written by it.
@@ -136,7 +139,7 @@ class Lease(InTransaction[None]):
         Returns:
             False when it has.
         """
-        with self.gate:
+        with self._door:
             if call.state is not QUEUED:
                 return False
             call.state = JobState.REMOVED
@@ -310,9 +313,10 @@ class Lease(InTransaction[None]):
 
     def _begin(self, call: LeaseCall[Any], clerk: Clerk) -> bool:
         with self.gate:
-            if call.state is not QUEUED:
-                return False
-            call.state = JobState.RUNNING
+            with self._door:
+                if call.state is not QUEUED:
+                    return False
+                call.state = JobState.RUNNING
             call.worker = cast("ConnectionWorker", clerk)
             self.current = call
         return True

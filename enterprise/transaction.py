@@ -331,6 +331,7 @@ class Connection:
             )
         self._job.sendCommit(self._driver, self._raw)
         self._job.phase = SENT
+        self._job.partly = True
         self._job.terms.begin(self._driver, self._raw)
 
     def rollback(self) -> None:
@@ -344,6 +345,8 @@ class Connection:
 
     def finish(self) -> None:
         """Close the cursors that the function has left open."""
+        if self._driver.state(self._raw) is TransactionState.BUSY:
+            return  # psycopg would wait for its own lock; the connection is closed.
         for cursor in list(self._cursors):
             self._driver.closeCursor(cursor)
 

@@ -225,7 +225,7 @@ class Upkeep:
             self._driver.forget(self.raw)
             if self._driver.dirty(self.raw):
                 self._driver.rollback(self.raw)
-        except Exception:
+        except BaseException:  # Of whatever kind, it ends this connection only.
             _log.exception(
                 "%s failed, so this connection to %s is closed. Mend the function: "
                 "it gets each raw connection, in the connection's own thread.",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from enterprise.deadline import ranTooLong
 from enterprise.drivers.base import Lane, TransactionState
 from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
+from enterprise.jobs import COMMITTED, COMMITTING
 from enterprise.refusals import noteNotMoved
 from enterprise.upkeep import Upkeep
 from threadpool.crew import ThreadWorker
@@ -51,6 +52,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self.guard = threading.Lock()
         self.upkeep = Upkeep(office, lane)
         self._spared = False  # guarded by: guard (for setting it)
+        self._done = False  # Its job is over and only to be concluded.
         self._tried = False
         self._doomed = False  # guarded by: guard
         # When it was cut off, in seconds of time.monotonic(). Written by the canceller.
@@ -143,7 +145,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         """
         upkeep = self.upkeep
         raw = upkeep.raw
-        self._spared = False
+        self._spared = self._done = False
         job.worker = self
         self.target = job
         moved = failed = False
@@ -166,7 +168,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self.driver.limit(raw, None)
         if self._resets:
             upkeep.used()
-        self._spared = True  # It is over, though the team takes it away only later.
+        # It is over, though the team takes it away only later.
+        self._spared = self._done = True
         if job.cancel_wanted:
             self._conclude(job)
         if failed and not job.released:
@@ -185,17 +188,21 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         connection cut off, and then goes on without us.
         """
         self._spared = True  # There is no statement of the job's to be stopped.
+        self._done = False
         job.worker = self
         renewed = self._attempt(self.upkeep.renew)
         with self.guard:
             job.worker = None
+            cut = self.upkeep.severed
             self._doomed = self.upkeep.severed = False
             released = job.released
-        if not renewed:
+        if cut:  # Perhaps the new one.
+            self.upkeep.dead = True
+        if not renewed or cut:
             self.ready = False
         if released:
             job.clear()
-        elif renewed:
+        elif renewed and not cut:
             return True
         else:
             self.office.resubmit(job)
@@ -205,7 +212,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         # The canceller may be at it this very moment; it must not meet the next job's
         # statement.
         with self.guard:
-            lost = not self.ready
+            lost = self.upkeep.dead  # Not: discarded, as before a fork.
             if self._doomed:
                 self.ready = False
             job.conclude(lost=lost)
@@ -231,6 +238,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self.upkeep.bury()
             return
         job._roll_back(self.driver, self.upkeep.raw)
+        if not self.driver.lives_in_memory:
+            self.discard()  # Or somebody has switched autocommit off.
         raise TransactionEnded(
             "A statement began a transaction and nobody ended it, so it was rolled "
             "back: the next statement may run on any connection. Use runInteraction "
@@ -270,7 +279,7 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         The one way to wake a thread that waits on a dead network.
         """
         with self.guard:
-            if job.worker is not self:
+            if job.worker is not self or self._done:
                 return
             self.severed_at = time.monotonic()
             if self.driver.lives_in_memory:
@@ -296,7 +305,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         canceller's thread.
         """
         with self.guard:
-            if job.worker is not self or job.home is None:
+            if job.worker is not self or self._done or job.home is None:
+                return
+            if job.phase is COMMITTED:  # The answer is on its way.
                 return
             self._doomed = not self.driver.lives_in_memory
             job.released = True
@@ -324,7 +335,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._spared = False
 
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Any:
-        if not self.driver.lost(self.upkeep.raw, error):
+        # A COMMIT that failed, and not even a rollback could be said.
+        silent = self.upkeep.dead and job.phase is COMMITTING
+        if not silent and not self.driver.lost(self.upkeep.raw, error):
             return failureOf(self.explain(job, error))
         self.ready = False
         self.upkeep.bury()

@@ -176,7 +176,14 @@ class FutureFace(Generic[T]):
             awaiter = awaiters.get(get_ident()) if awaiters else None
             if awaiter is None:
                 self._asyncio_future_blocking = True
-                driver = yield self
+                try:
+                    driver = yield self
+                except asyncio.CancelledError:
+                    raise
+                except BaseException:
+                    if self._late_cancel:
+                        _rearm(self._cancel_message)
+                    raise
             else:
                 driver = yield from awaiter(self)
             if self._late_cancel and driver is not OURS:

@@ -191,6 +191,10 @@ class Crew(Generic[J]):
                 done.home.fire(done, done.outcome)
             if job is not None and job.home is not None:
                 job.home.fire(job, failureOf(error))
+            if job is not None:
+                for mate in worker.companions:
+                    if mate.home is not None:
+                        mate.home.fire(mate, failureOf(error))
         try:
             worker.close()
         except BaseException:  # Else its place in the team would be lost for good.

@@ -191,7 +191,9 @@ class Labour(Staff[J]):
             if self._coming is worker:
                 self._coming = None
             # It may have broken in the middle of a job.
-            self._finished += worker.finished + (worker.job is not None)
+            self._finished += worker.finished
+            if worker.job is not None:
+                self._finished += 1 + len(worker.companions)
             self._waits.extend(worker.waited)
             self._runs.extend(worker.ran)
             self._at[worker.place] -= 1

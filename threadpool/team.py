@@ -124,6 +124,9 @@ class Team(Labour[J]):
             if job.home is not self._home:
                 self._greet(job.home)
             if origin is self:
+                for worker in self._crew:
+                    if worker.job is job:  # What it has taken comes after this.
+                        self._recall(worker)
                 self._queue.appendleft(job)
             else:
                 self._queue.append(job)

@@ -119,7 +119,8 @@ class Ticker:
                 self._asleep = asleep = not self._watched
                 wait = threading.TIMEOUT_MAX
                 if self._alarms:
-                    wait = self._alarms[0][0] - time.monotonic()
+                    left = self._alarms[0][0] - time.monotonic()
+                    wait = min(left, threading.TIMEOUT_MAX)
             # Rung at the last moment, the bell makes the next look wait one period.
             if asleep and not self._bell.acquire(timeout=max(0.0, wait)):
                 with self._lock:

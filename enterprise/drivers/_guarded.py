@@ -37,7 +37,7 @@ class GuardedCursor(sqlite3.Cursor):
     def _check(self, sql: str) -> None:
         if self.connection.in_transaction:
             return
-        if str(sql).lstrip().lower().startswith(("begin", "savepoint")):
+        if str(sql).lstrip().lower().startswith("begin"):
             return
         raise TransactionEnded(
             "The transaction is over, and a statement now would be committed by "

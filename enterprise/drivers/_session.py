@@ -49,6 +49,8 @@ def rounded(seconds: float) -> int:
     Args:
         seconds: what is left of a job's time.
     """
+    if seconds * 1000 >= LONGEST_MS:  # math.inf, too.
+        return 0
     limit = max(SHORTEST_MS, 1 << max(0, math.ceil(seconds * 1000) - 1).bit_length())
     return limit if limit < LONGEST_MS else 0
 

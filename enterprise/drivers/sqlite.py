@@ -24,6 +24,7 @@ from enterprise.drivers._fetch import MANY, inPieces
 from enterprise.drivers._files import files, hasContent
 from enterprise.drivers._group import GroupCommit
 from enterprise.drivers._guarded import GuardedCursor
+from enterprise.drivers._hygiene import clearFrames
 from enterprise.drivers.base import Driver, Lane, TransactionState
 from enterprise.errors import ConfigurationError, DatabaseGone, ForkedSQLite
 
@@ -355,8 +356,18 @@ class SQLiteDriver(Driver):
 
     def rollback(self, raw: sqlite3.Connection) -> None:
         """Roll the transaction back, if SQLite has not done so itself."""
-        if raw.in_transaction:
+        if not raw.in_transaction:
+            return
+        try:
             raw.execute("rollback")
+        except sqlite3.OperationalError as error:
+            # An interrupt lasts while any statement is half read, and the frames of
+            # the function that it has ended hold those.
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+                raise
+            clearFrames(error)
+            if raw.in_transaction:
+                raw.execute("rollback")
 
     def dirty(self, raw: sqlite3.Connection) -> bool:
         """Say whether somebody's BEGIN was left open."""
