@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from enterprise.laneoffice import LaneOffice
     from enterprise.lease import Lease
+    from enterprise.transaction import Transaction
     from enterprise.worker import ConnectionWorker
 
-__all__ = ["Clerk", "LeaseCall", "Opened"]
+__all__ = ["Clerk", "LeaseCall", "Opened", "Saying"]
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class LeaseCall(DatabaseJob[T]):
     def __init__(
         self,
         lease: Lease,
-        function: Callable[..., T],
+        function: Callable[..., T] | None,
         args: tuple[Any, ...],
         *,
         binding: bool = False,
@@ -68,6 +69,15 @@ class LeaseCall(DatabaseJob[T]):
         super().__init__(lease.home, function, args, {}, lease.team)  # type: ignore[arg-type]  # a lease has a home
         self.lease = lease
         self.binding = binding
+
+    def perform(self, txn: Transaction) -> T:
+        """Do it. Worker's thread.
+
+        Args:
+            txn: the lease's cursor.
+        """
+        value: T = self.context.run(self.function, txn, *self.args)
+        return value
 
     def happen(self) -> None:
         """Fire, and let the lease know. Loop thread."""
@@ -102,6 +112,22 @@ class LeaseCall(DatabaseJob[T]):
             self.lease.settled(self)
             return None
         return self.stopRunning()
+
+
+class Saying(LeaseCall[T]):
+    """A statement in a lease; its arguments are the statement, a verb and values."""
+
+    __slots__ = ()
+
+    def perform(self, txn: Transaction) -> T:
+        """Say it. Worker's thread.
+
+        Args:
+            txn: the lease's cursor.
+        """
+        statement, verb, params = self.args
+        value: T = txn.say(verb, statement, params)
+        return value
 
 
 class Clerk:

@@ -14,25 +14,24 @@ import math
 import threading
 import time
 from asyncio import CancelledError
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from enterprise.calls import Clerk, Opened
+from enterprise.calls import Opened
 from enterprise.errors import TransactionEnded
 from enterprise.interaction import InTransaction
+from enterprise.line import Line
+from enterprise.serving import COMMIT, ROLL_BACK, Service, Undone
 from threadpool import crew as _crew  # noqa: F401 - its exit hook is to be there first
 from threadpool._chain import LATER
 from threadpool.defer import Deferred
-from threadpool.error import LoopClosed
 from threadpool.failure import Failure
-from threadpool.job import QUEUED, JobState, failureOf
+from threadpool.job import QUEUED, JobState
 
 if TYPE_CHECKING:
     from enterprise.calls import LeaseCall
     from enterprise.drivers.base import Driver
     from enterprise.interaction import Terms
     from enterprise.transaction import Transaction
-    from enterprise.worker import ConnectionWorker
     from threadpool.events import PendingEvents
     from threadpool.team import Team
 
@@ -41,14 +40,6 @@ __all__ = ["Lease"]
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# What the worker is told beside calls. None only makes it look up.
-_COMMIT = object()
-_ROLL_BACK = object()
-
-
-class _Undo(Exception):
-    """Leave the transaction by a rollback."""
 
 
 class Lease(InTransaction[None]):
@@ -67,23 +58,26 @@ class Lease(InTransaction[None]):
         error: why the lease ended otherwise than it was told to. loop thread only
         current: the call that runs. guarded by: gate
         forsaken: nobody is left who could end it.
+        line: the way to its worker.
+        rests_since: when its worker began to wait, in seconds of time.monotonic().
+            Written by it.
     """
 
     __slots__ = (
-        "_calls",
-        "_door",
         "_drained",
         "_failed",
         "_pending",
-        "_rests_since",
         "_stranded",
         "_undoing",
         "current",
+        "door",
         "error",
         "forsaken",
         "gate",
+        "line",
         "opened",
         "over",
+        "rests_since",
     )
 
     lingers = True
@@ -92,13 +86,11 @@ class Lease(InTransaction[None]):
         super().__init__(home, None, (), {}, team, terms=terms)
         self.gate = threading.Lock()
         # For the states of calls. Never held for long: the loop takes it.
-        self._door = threading.Lock()
+        self.door = threading.Lock()
         self.current: LeaseCall[Any] | None = None
         self.forsaken = self._stranded = False
-        # When its worker began to wait, in seconds of time.monotonic(). Written by it.
-        self._rests_since = math.inf
-        # Its `put` may be called by the garbage collector, in the middle of anything.
-        self._calls: SimpleQueue[Any] = SimpleQueue()
+        self.rests_since = math.inf
+        self.line = Line()
         # Loop thread only, from here on.
         self.over = False
         self.error: BaseException | None = None
@@ -127,7 +119,7 @@ class Lease(InTransaction[None]):
             call.errback(self._why())
         else:
             self._pending[call] = None
-            self._calls.put(call)
+            self.line.put(call)
         return call
 
     def withdraw(self, call: LeaseCall[Any]) -> bool:
@@ -139,7 +131,7 @@ class Lease(InTransaction[None]):
         Returns:
             False when it has.
         """
-        with self._door:
+        with self.door:
             if call.state is not QUEUED:
                 return False
             call.state = JobState.REMOVED
@@ -185,7 +177,7 @@ class Lease(InTransaction[None]):
         Raises:
             BaseException: why it was not.
         """
-        self._calls.put(_COMMIT)
+        self.line.say(COMMIT)
         await self
         if self.error is not None:
             raise self.error
@@ -199,7 +191,7 @@ class Lease(InTransaction[None]):
         self._undoing = True
         for call in list(self._pending):
             call.drop(error)
-        self._calls.put(_ROLL_BACK)
+        self.line.say(ROLL_BACK)
         await self
 
     def forsake(self) -> None:
@@ -208,7 +200,7 @@ class Lease(InTransaction[None]):
         The garbage collector may call it: it takes no lock and logs nothing.
         """
         self.forsaken = self.cancel_wanted = True
-        self._calls.put(None)
+        self.line.say(None)
 
     def answer(self) -> Deferred[None]:
         """Return what the block's beginning waits for."""
@@ -262,12 +254,12 @@ class Lease(InTransaction[None]):
 
     def idleSince(self) -> float:
         """Return since when its worker has waited for the next call."""
-        return self._rests_since if self.current is None else math.inf
+        return self.rests_since if self.current is None else math.inf
 
     def strand(self) -> None:
         """Have it rolled back: its loop was closed, and nobody comes any more."""
         self._stranded = self.cancel_wanted = True
-        self._calls.put(None)
+        self.line.say(None)
 
     def stopping(self) -> bool:
         """Say whether it was told to stop, or the call that it serves."""
@@ -277,7 +269,7 @@ class Lease(InTransaction[None]):
     def halt(self) -> None:
         """Stop the statement that runs, or the waiting for the next one."""
         super().halt()
-        self._calls.put(None)
+        self.line.say(None)
 
     # -- On the worker's thread --------------------------------------------------------
 
@@ -286,7 +278,7 @@ class Lease(InTransaction[None]):
         _open.add(self)
         try:
             self._transact(driver, raw)
-        except _Undo:
+        except Undone:
             return
         finally:
             _open.discard(self)
@@ -295,84 +287,16 @@ class Lease(InTransaction[None]):
         worker, home = self.worker, self.home
         if worker is None or home is None:
             raise RuntimeError(f"{self!r} is served by no worker.")
-        clerk = Clerk(self, worker)
-        self._rests_since = time.monotonic()
+        self.rests_since = time.monotonic()
         home.put(Opened(self))
-        while True:
-            call = self._calls.get()
-            if self.cancel_wanted:
-                self._report()
-                self.check()
-            elif call is _COMMIT:
-                return
-            elif call is _ROLL_BACK:
-                raise _Undo
-            elif call is not None and self._begin(call, clerk):
-                self._serve(call, handle, worker)
-            del call  # What it holds shall not wait for the next one.
-
-    def _begin(self, call: LeaseCall[Any], clerk: Clerk) -> bool:
-        with self.gate:
-            with self._door:
-                if call.state is not QUEUED:
-                    return False
-                call.state = JobState.RUNNING
-            call.worker = cast("ConnectionWorker", clerk)
-            self.current = call
-        return True
-
-    def _serve(
-        self, call: LeaseCall[Any], handle: Transaction, worker: ConnectionWorker
-    ) -> None:
-        """Do *call* and bring its outcome home, unless the whole lease ends with it."""
-        driver, raw = handle._driver, handle._raw
-        broken: BaseException | None = None
         try:
-            call.outcome = call.context.run(call.function, handle, *call.args)
-        except BaseException as error:
-            driver.redact(error)
-            call.outcome = failureOf(worker.explain(self, error))
-            if driver.lost(raw, error) or self.cancel_wanted:
-                broken = error
-        with self.gate:  # A canceller that is at it must not meet the next statement.
-            self.current = None
-        call.worker = None
-        try:
-            if call.cancel_wanted:
-                call.conclude(lost=broken is not None)
-                if not (self.cancel_wanted or call.released):  # Else it counts as one.
-                    worker.office.tally.ended(call)
-                if worker._doomed:
-                    broken = broken or self._doom(worker)
-            elif broken is not None:
-                raise broken  # What the lease fails with, the call fails with, too.
-            call.clear()
-            worker.office.tally.failed(call.outcome)
-            if not call.released and self.home is not None:
-                self._carry(call, self.home)
-            if broken is not None:
-                raise broken
+            Service(self, handle, worker).run(home)
         finally:
-            broken = None  # It refers to this frame.
+            with self.gate:
+                self.current = None
 
-    def _carry(self, call: LeaseCall[Any], home: PendingEvents) -> None:
-        self._rests_since = now = time.monotonic()
-        try:
-            home.hold(call, now, more=False)
-            home.release(now, dry=self._calls.empty())
-        except LoopClosed:
-            call.lost()
-            raise
-
-    def _doom(self, worker: ConnectionWorker) -> TransactionEnded:
-        worker.discard()
-        return TransactionEnded(
-            "A cancel was sent and not confirmed, so the connection was closed, for "
-            "that cancel might have met the next statement; nothing is committed. Do "
-            "the transaction again."
-        )
-
-    def _report(self) -> None:
+    def report(self) -> None:
+        """Say in the log why it is stopped, where nobody else would. Its worker."""
         if self._stranded:
             self.released = True  # There is no way to tell anybody.
             _log.warning(
@@ -396,7 +320,7 @@ def _at_exit() -> None:
     """Wake the workers that wait for a caller: the interpreter waits for them."""
     for lease in _open.copy():
         lease.cancel_wanted = True
-        lease._calls.put(None)
+        lease.line.say(None)
 
 
 # After the crews' own hook, which waits for workers, and so called before it.

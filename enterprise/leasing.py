@@ -14,7 +14,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from enterprise.calls import LeaseCall
+from enterprise.calls import LeaseCall, Saying
 from enterprise.interaction import _refuse_awaitable
 from enterprise.refusals import requirePlain, requireStatement
 from threadpool.error import WrongThread
@@ -275,19 +275,24 @@ class LeasedTransaction:
 
     def _say(self, verb: str, statement: str, params: Any) -> Deferred[Any]:
         requireStatement(statement, params)
-        return self._call(_say, statement, verb, params)
+        self._require_block()
+        lease = self._lease
+        return lease.call(Saying(lease, None, (statement, verb, params)))
 
     def _call(
         self, function: Callable[..., T], *args: Any, binding: bool = False
     ) -> Deferred[T]:
-        self._here()
+        self._require_block()
         lease = self._lease
+        return lease.call(LeaseCall(lease, function, args, binding=binding))
+
+    def _require_block(self) -> None:
+        self._here()
         if self._submit is not None:
             raise RuntimeError(
                 f"{self!r} has not begun. Use it as `async with pool.transaction() as "
                 "txn:`, and txn inside the block."
             )
-        return lease.call(LeaseCall(lease, function, args, binding=binding))
 
     def _here(self) -> None:
         if here() is not self._lease.home:
@@ -311,10 +316,6 @@ class LeasedTransaction:
         lease = self._lease
         state = "over" if lease.over else "not begun" if self._submit else "open"
         return f"<LeasedTransaction {state}>"
-
-
-def _say(txn: Transaction, statement: str, verb: str, params: Any) -> Any:
-    return txn.say(verb, statement, params)
 
 
 def _interact(txn: Transaction, function: Callable[..., T], args: tuple[Any, ...]) -> T:

@@ -182,11 +182,9 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         return not job.released
 
     def _renew(self, job: DatabaseJob[Any]) -> bool:
-        """Make sure that there is a connection for *job*; False where it is not run.
-
-        A server that says nothing keeps us here: whoever stops the job has the
-        connection cut off, and then goes on without us.
-        """
+        """Make sure that there is a connection for *job*; False where it is not run."""
+        # A server that says nothing keeps us here: whoever stops the job has the
+        # connection cut off, and then goes on without us.
         self._spared = True  # There is no statement of the job's to be stopped.
         self._done = False
         job.worker = self

@@ -266,6 +266,10 @@ class SQLiteDriver(Driver):
             id(raw), lambda: Driver.result(self, raw, sql, params)
         ).rows
 
+    def operate(self, raw: sqlite3.Connection, sql: Any, params: Any) -> None:
+        """Run one statement for its effect; what rows it gives are fetched."""
+        self.query(raw, sql, params)
+
     def result(self, raw: sqlite3.Connection, sql: Any, params: Any) -> Result:
         """Run one statement and return all that sqlite3 tells."""
         return self._patiently(raw, lambda: Driver.result(self, raw, sql, params))
