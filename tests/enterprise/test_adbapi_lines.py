@@ -21,6 +21,7 @@ import pytest
 from enterprise import ConnectionPool
 from enterprise.errors import ConfigurationError, ConnectionLost
 from tests.enterprise.helpers import names, outcome, python, reached
+from tests.scripted import Scripted
 
 SECRET = "Joshua5"
 
@@ -289,6 +290,22 @@ async def test_noise_has_no_arguments(script, caplog):
         "shop closed a connection to scripted",
     ]
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("apilevel", "threadsafety", "told"),
+    [("2.0", 1, []), ("2.0", 3, []), ("1.0", 1, ["apilevel"]), ("2.0", 0, ["thread"])],
+)
+async def test_module_of_another_kind(caplog, apilevel, threadsafety, told):
+    """A module that is no DB-API 2.0 or cannot bear threads is warned about, once."""
+    script = Scripted(threadsafety=threadsafety)
+    script.apilevel = apilevel
+    async with ConnectionPool(script) as pool:
+        for _ in range(2):
+            assert await pool.runQuery("rows 1") == [(1,)]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == len(told)
+    assert all(word in text for word, text in zip(told, warnings, strict=True))
 
 
 # -- AD10, AD11: pickles and names -----------------------------------------------------

@@ -20,6 +20,7 @@ from enterprise import ConnectionPool
 from enterprise.errors import ConnectionLost, TransactionEnded
 from tests.enterprise.helpers import names, outcome, until
 from tests.enterprise.test_adbapi_lines import by_module
+from tests.scripted import OperationalError
 
 LINES = [f"AD{number}" for number in range(1, 22)]
 
@@ -40,6 +41,22 @@ async def test_loss_reaches_the_errback(postgres, pg_name, options):
         assert seen[0].check(ConnectionLost)
         assert isinstance(seen[0].value.__cause__, psycopg.errors.AdminShutdown)
         assert await pool.runQuery("select 1") == [(1,)]
+
+
+@pytest.mark.parametrize("way", ["runOperation", "runInteraction"])
+async def test_loss_that_only_the_rollback_tells(script, way):
+    """A driver's error that does not say so is a loss all the same where the rollback
+    after it finds the connection closed; the others are checked before they are used.
+    """
+    work = {"runOperation": "lose", "runInteraction": lambda txn: txn.execute("lose")}
+    async with ConnectionPool(script, cp_max=1) as pool:
+        await pool.runQuery("rows 1")
+        error = await outcome(getattr(pool, way)(work[way]))
+        assert isinstance(error, ConnectionLost)
+        assert error.outcome == "rolled_back"
+        assert isinstance(error.__cause__, OperationalError)
+        assert pool.stats().lost == 1
+        assert await pool.runQuery("rows 2") == [(2,)]
 
 
 async def test_dead_connection_fails_one_call_at_most(script):
