@@ -157,6 +157,11 @@ class Options:
                 f"cp_backlog is {self.cp_backlog}. It counts jobs that may wait: "
                 "choose 0 or more, or None for no bound."
             )
+        if not self.cp_reconnect:
+            raise ConfigurationError(
+                "cp_reconnect is False. A connection that is lost serves nobody, so it "
+                "is always replaced: leave the option out."
+            )
         for name, (kinds, _) in _KINDS.items():
             value = getattr(self, name)
             if float in kinds and value is not None and not value >= 0:

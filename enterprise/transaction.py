@@ -275,8 +275,8 @@ class Transaction:
         return iter(self._cursor)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "executescript":
-            raise _no_scripts()
+        if name in _REFUSED:
+            raise AttributeError(_REFUSED[name])
         if self._ended and name.startswith("fetch"):
             raise TransactionEnded(
                 "The transaction is over and its cursor closed: no rows can be fetched "
@@ -293,6 +293,19 @@ class Transaction:
     def __repr__(self) -> str:
         return f"<Transaction on {self._driver.name}>"
 
+
+# What would end the transaction behind our back, and what to do instead.
+_REFUSED = {
+    "executescript": "executescript() would first commit what this transaction has "
+    "done, so it cannot be had here. Execute the statements one by one, or use "
+    "runScript.",
+    "reconnect": "reconnect() would leave this transaction behind. Let the error leave "
+    "the function and call again: the pool replaces connections that are lost.",
+}
+_MODE = (
+    "Setting {} could commit what this transaction has done, and stays for the next "
+    "caller. Say runWithConnection(f, autocommit=True), runInteraction(f, isolation=)."
+)
 
 # Verbs of a cursor that some drivers' connections have as well.
 _SHORTCUTS = frozenset({"execute", "executemany"})
@@ -369,24 +382,21 @@ class Connection:
         return cursor
 
     def __getattr__(self, name: str) -> Any:
-        if name == "executescript":
-            raise _no_scripts()
+        if name in _REFUSED:
+            raise AttributeError(_REFUSED[name])
         found = getattr(self._raw, name)
+        if name == "autocommit" and callable(found):  # With some it is a verb.
+            raise AttributeError(_MODE.format(name))
         # A driver's short cut makes a cursor of its own, past the one above.
         return getattr(self.cursor(), name) if name in _SHORTCUTS else found
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._own:
             object.__setattr__(self, name, value)
+        elif name in ("autocommit", "isolation_level"):
+            raise AttributeError(_MODE.format(name))
         else:
             setattr(self._raw, name, value)
 
     def __repr__(self) -> str:
         return f"<Connection to {self._driver.name}>"
-
-
-def _no_scripts() -> AttributeError:
-    return AttributeError(
-        "executescript() would first commit what this transaction has done, so it "
-        "cannot be had here. Execute the statements one by one, or use runScript."
-    )

@@ -12,6 +12,7 @@ import pytest
 _ROOT = Path(__file__).parent.parent
 _PAGES = (
     "README.md",
+    "docs/adbapi.md",
     "docs/databases.md",
     "docs/deferred.md",
     "docs/errors.md",
