@@ -27,16 +27,22 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often each contender runs, and how much of counted work."""
+    """How long and how often each contender runs, and how much of counted work.
+
+    `once` is for a quick look at groups where nobody is divided by anybody.
+    """
 
     seconds: float = 1.0
     rounds: int = 5
     part: float = 1.0
+    once: bool = False
 
     def rows(self, group: Group) -> int:
         return int(group.rows * self.part)
 
     def turns(self, group: Group) -> int:
+        if self.once and not group.races:
+            return 1
         return min(self.rounds, ROUNDS_OF_COUNTED) if group.rows else self.rounds
 
 

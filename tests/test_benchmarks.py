@@ -170,3 +170,13 @@ def test_far_is_a_millisecond_each_way_and_keeps_the_order():
             assert fastest >= 2 * far.DELAY_SECONDS
         server.join(10)
         assert not server.is_alive()
+
+
+def test_turns_are_as_many_as_the_kind_of_work_needs():
+    """Counted work takes 3 rounds at the most; a quick look at costs takes one."""
+    alone = Group("memory", "A title", costs=RACE.costs)
+    counted = Group("stream", "A title", rows=100, races=RACE.races)
+    assert [Effort().turns(group) for group in (RACE, alone, counted)] == [5, 5, 3]
+    quick = Effort(rounds=2, part=0.05, once=True)
+    assert [quick.turns(group) for group in (RACE, alone, counted)] == [2, 1, 2]
+    assert quick.rows(counted) == 5
