@@ -157,7 +157,7 @@ class Group:
     def _enter(self, job: DatabaseJob[Any]) -> None:
         worker = self.worker
         with worker.guard:  # A cancel of the one before must not meet this one.
-            worker._spared = False
+            worker._spared = worker._done = False
             job.worker = worker
             worker.target = job
 

@@ -121,7 +121,7 @@ class Round:
         if not worker.ready:  # It was lost in the round before this one.
             self._again = jobs
         elif jobs:
-            worker._spared = False
+            worker._spared = worker._done = False
             try:
                 if wire.fits() and wire.enter():
                     self._send(jobs)
