@@ -126,8 +126,10 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         ) and not self._renew(job):
             return False
         batcher = self._batcher
-        if batcher is not None and job.team.anyWaiting(self) and batcher.joins(job):
-            others = job.team.take(self, batcher.most, batcher.joins)
+        if batcher is not None and batcher.joins(job):
+            others: list[DatabaseJob[Any]] = []
+            if job.team.anyWaiting(self):
+                others = job.team.take(self, batcher.most, batcher.joins)
             if others or batcher.takes_one:
                 self.handed_on = False
                 batcher.run(self, [job, *others])

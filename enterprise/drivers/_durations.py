@@ -24,6 +24,10 @@ PATIENCE_SECONDS = 0.005
 # How long a text that was slow once travels alone.
 BARRED_SECONDS = 60.0
 
+# Or until it was fast so often in a row: a machine that stood still for a moment makes
+# everything look slow that ran just then, once.
+PARDONED = 256
+
 # So many texts are remembered. A program has some dozens; one that writes values into
 # them has any number, and then remembering does not help.
 TEXTS = 1000
@@ -31,8 +35,23 @@ TEXTS = 1000
 # Longer texts are made by machines, each another one. psycopg draws the same line.
 LONGEST_TEXT = 4096
 
-# How much of a new duration is believed.
-WEIGHT = 1 / 8
+# The shortest recent duration is what a text is expected to take, as in the team's own
+# rule: a mean would include the waits for a busy machine. It grows by this part of it
+# with every longer one, so that it follows where the work really gets longer.
+FORGETTING = 0.02
+
+# What an answer usually takes now is learnt like this, over all texts and connections.
+# On a busy machine that is much longer than the statement, and says nothing about it.
+WEIGHT = 1 / 16
+
+# So many times the usual is nothing unusual.
+TOLERANCE = 4
+
+# What is thought to be usual before anything is known: connections are being opened.
+FIRST_SECONDS = 0.002
+
+# What takes longer than this says nothing about the others.
+LONGEST_SECONDS = 0.02
 
 # What begins with one of these is known to run in a pipeline, in one piece.
 _FIT = frozenset(
@@ -60,6 +79,7 @@ class Known:
 
     __slots__ = (
         "_barred_until",
+        "_good",
         "count",
         "fit",
         "names",
@@ -77,6 +97,7 @@ class Known:
         self.seconds = math.inf
         self.used = 0
         self._barred_until = 0.0  # Seconds of time.monotonic().
+        self._good = 0  # How often in a row it was fast since then.
         self.fit = _fit(text)
         if self.fit:
             self.plain = text.encode()
@@ -133,20 +154,18 @@ class Known:
         return bool(self._barred_until) and time.monotonic() < self._barred_until
 
     def took(self, seconds: float) -> None:
-        """Learn that it took so long, of which the network's part is taken off.
-
-        Args:
-            seconds: less than what `bar` is for.
-        """
-        now = self.seconds
-        if now is math.inf:
-            self.seconds = seconds
-        else:
-            self.seconds = now + (seconds - now) * WEIGHT
+        """Learn that it took so long, of which the network's part is taken off."""
+        shortest = self.seconds * (1 + FORGETTING)
+        self.seconds = seconds if seconds < shortest else shortest
+        if self._barred_until:
+            self._good += 1
+            if self._good >= PARDONED:
+                self._barred_until = 0.0
 
     def bar(self) -> None:
-        """Have it travel alone for a while, since it was slow."""
+        """Have it travel alone, since it was slow: for a while, or until pardoned."""
         self._barred_until = time.monotonic() + BARRED_SECONDS
+        self._good = 0
 
     def __repr__(self) -> str:
         if not self.fit:
@@ -156,9 +175,14 @@ class Known:
 
 
 class Durations:
-    """The last 1 000 texts that were asked for."""
+    """The last 1 000 texts that were asked for, and what is usual at the moment.
+
+    Attributes:
+        usual: the seconds from a question to its answer, the mean of the last ones.
+    """
 
     def __init__(self) -> None:
+        self.usual = FIRST_SECONDS
         self._known: dict[str, Known] = {}
         self._lock = threading.Lock()
         self._clock = 0  # Moves on by a little with every text that is new.
@@ -170,6 +194,23 @@ class Durations:
             known = self._add(text)
         known.used = self._clock
         return known
+
+    def answered(self, seconds: float) -> None:
+        """Learn what is usual.
+
+        Args:
+            seconds: what the first answer of some pipeline took, network and all.
+        """
+        seconds = min(seconds, LONGEST_SECONDS)
+        self.usual += (seconds - self.usual) * WEIGHT
+
+    def slow(self, seconds: float) -> bool:
+        """Say whether a statement that took so long has shown itself to be slow.
+
+        Args:
+            seconds: without the network's part.
+        """
+        return seconds > PATIENCE_SECONDS + TOLERANCE * self.usual
 
     def _add(self, text: str) -> Known:
         known = Known(text)

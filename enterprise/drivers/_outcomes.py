@@ -87,7 +87,7 @@ class Outcomes:
         self.bringHome()
         job.phase = NOT_SENT
         if not self._worker.ready:
-            self.handOn(job)
+            self.handOn([job])
         elif self._worker.doAlone(job):
             self._held.append(job)
         elif job.released:
@@ -95,15 +95,31 @@ class Outcomes:
         else:
             self._gone(job)
 
-    def handOn(self, job: DatabaseJob[Any]) -> None:
-        """Let another connection do *job*.
+    def apart(self, jobs: list[DatabaseJob[Any]]) -> None:
+        """Do the first of *jobs* by itself; nobody has to wait for it.
 
         Args:
-            job: one of which nothing was done here.
+            jobs: none of which anything has become of.
         """
-        job.phase = NOT_SENT
-        self._worker.office.resubmit(job)
-        self._gone(job)
+        if not jobs:
+            return
+        first, others = jobs[0], jobs[1:]
+        if not first.team._closed:
+            self.handOn(others)
+            others = []
+        for job in (first, *others):
+            self.alone(job)
+
+    def handOn(self, jobs: list[DatabaseJob[Any]]) -> None:
+        """Queue *jobs* once more, in their order, before all that waits.
+
+        Args:
+            jobs: of which nothing was done here.
+        """
+        for job in reversed(jobs):
+            job.phase = NOT_SENT
+            self._worker.office.resubmit(job)
+            self._gone(job)
 
     def _gone(self, job: DatabaseJob[Any]) -> None:
         worker = self._worker

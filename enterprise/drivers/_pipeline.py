@@ -74,6 +74,8 @@ class Pipeliner:
         self.driver = driver
         self.durations = driver.durations
         self._wire: Wire | None = None
+        # Its connections are not as psycopg makes them by itself.
+        self._unfit = False
         self._ahead = 0.0  # Seconds that whoever joins next would have to wait.
 
     def joins(self, job: DatabaseJob[Any]) -> bool:
@@ -82,7 +84,7 @@ class Pipeliner:
         Args:
             job: the worker's own, or the next that waits.
         """
-        if type(job) not in _KINDS:
+        if type(job) not in _KINDS or self._unfit:
             return False
         sql, params = job.args
         if type(sql) is not str:
@@ -92,9 +94,9 @@ class Pipeliner:
             return False
         expected = known.expected()
         if job.state is RUNNING:  # The first one.
+            # What is slow, or not known, shows by itself how long it takes.
             self._ahead = expected
-            # What is not known shows by itself how long it takes.
-            return not known.barred
+            return True
         if self._ahead > PATIENCE_SECONDS or expected > PATIENCE_SECONDS:
             return False
         self._ahead += expected
@@ -112,14 +114,20 @@ class Pipeliner:
         if wire is None or wire.raw is not raw:
             wire = self._wire = Wire(raw)
         outcomes = Outcomes(worker, jobs[0])
+        if not wire.fits():
+            self._unfit = True
+            outcomes.apart(jobs)
+            return
         session = self.driver.sessionOf(raw)
         if session.usual is None and self.driver.pushes:
             for place, job in enumerate(jobs):
                 if job.deadline is not None:
                     # Once in a session: by itself it asks what limit there is.
-                    Round(self, worker, wire, outcomes).run(jobs[:place])
-                    outcomes.alone(job)
-                    jobs = jobs[place + 1 :]
+                    if not place:
+                        outcomes.apart(jobs)
+                        return
+                    outcomes.handOn(jobs[place:])
+                    jobs = jobs[:place]
                     break
         Round(self, worker, wire, outcomes).run(jobs)
 

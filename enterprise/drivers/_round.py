@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from psycopg.pq.abc import PGresult
 
-    from enterprise.drivers._durations import Known
     from enterprise.drivers._outcomes import Outcomes
     from enterprise.drivers._pipeline import Pipeliner
     from enterprise.drivers._wire import Wire
@@ -93,6 +92,8 @@ class Round:
         self._worker = worker
         self._wire = wire
         self._session = self._driver.sessionOf(wire.raw)
+        # Those psycopg refuses by itself, or that are over before they begin.
+        self._refused: list[DatabaseJob[Any]] = []
         # To be run once more, alone, and those whom nobody shall stand behind.
         self._again: list[DatabaseJob[Any]] = []
         self._last: list[DatabaseJob[Any]] = []
@@ -106,7 +107,6 @@ class Round:
         self._heard = 0.0
         self._travels = 0.0  # Seconds of the next answer's that are the network's.
         self._suspect: Entry | None = None
-        self._slow: list[tuple[Known, float]] = []
         # When somebody was first seen to wait for being stopped, behind the target, and
         # when the target is interrupted for that, once more.
         self._blocked_since = math.inf
@@ -116,32 +116,28 @@ class Round:
     # -- The whole of it ---------------------------------------------------------------
 
     def run(self, jobs: list[DatabaseJob[Any]]) -> None:
-        """Do *jobs*, in order; each then has its outcome."""
+        """Do *jobs*, in order; each then has its outcome, or was handed on."""
         worker, wire = self._worker, self._wire
-        if not worker.ready:  # It was lost in the round before this one.
-            self._again = jobs
-        elif jobs:
-            worker._spared = worker._done = False
-            try:
-                if wire.fits() and wire.enter():
-                    self._send(jobs)
-                    self._hear()
-                    if self._slow or self._session.cancels != self._cancels:
-                        self._settle()
-                    wire.leave()
-                else:
-                    self._again = jobs
-            except BaseException as error:
-                self._lose(error)
-            with worker.guard:
-                worker._spared = True
-                worker.target = None
-                if worker._doomed:
-                    worker.ready = False
-            if self._session.limited:
-                worker._limited = True
-        for job in (*self._again, *self._last):
+        worker._spared = worker._done = False
+        try:
+            wire.enter()
+            self._send(jobs)
+            self._hear()
+            if self._session.cancels != self._cancels:
+                self._settle()
+            wire.leave()
+        except BaseException as error:
+            self._lose(error)
+        with worker.guard:
+            worker._spared = True
+            worker.target = None
+            if worker._doomed:
+                worker.ready = False
+        if self._session.limited:
+            worker._limited = True
+        for job in self._refused:
             self._outcomes.alone(job)
+        self._outcomes.apart([*self._again, *self._last])
 
     def _send(self, jobs: list[DatabaseJob[Any]]) -> None:
         wire = self._wire
@@ -158,10 +154,10 @@ class Round:
                 try:
                     values = wire.adapted(known, params)
                 except Exception:  # psycopg's own way says better what is wrong.
-                    self._again.append(self._unsent.pop())
+                    self._refused.append(self._unsent.pop())
                     continue
             if job.cancel_wanted:
-                self._again.append(self._unsent.pop())
+                self._refused.append(self._unsent.pop())
                 continue
             if job.deadline is not None or self._session.limited:
                 self._limit(job)
@@ -207,18 +203,26 @@ class Round:
         now = time.monotonic()
         took, self._heard = now - self._heard, now
         travelled, self._travels = self._travels, 0.0
-        each = max(took - travelled, SHORTEST_SECONDS) / len(answered)
-        learns = travelled is not math.inf  # Else it was the echo, and maybe more.
+        own = took - travelled
         if travelled:
             wire.round_trip = min(wire.round_trip, took)
-        if self._suspect is answered[0] and self._suspect.known is not None:
-            self._slow.append((self._suspect.known, took))
+            self._durations.answered(took)
+        known = answered[0].known
+        if known is not None:
+            slow = False
+            if self._suspect is answered[0]:
+                # It may also be the network that has become slower.
+                wire.round_trip = math.inf
+                slow = self._durations.slow(own)
+            if slow:
+                known.bar()
+            # Those of other texts would be taken for the mean of both.
+            elif all(entry.known is known for entry in answered):
+                known.took(max(own, SHORTEST_SECONDS) / len(answered))
         self._suspect = None
         self._aim(answered)
         for entry in answered:
-            if entry.known is not None:
-                if learns:
-                    entry.known.took(each)
+            if entry.job is not None:
                 self._finish(entry)
             elif entry.failed():
                 self._session.doubt()
@@ -336,7 +340,7 @@ class Round:
             self._pause *= 2
 
     def _settle(self) -> None:
-        """Let no cancel be on its way any more, and see whether it is the network.
+        """Let no cancel be on its way any more.
 
         Raises:
             psycopg.OperationalError: the server does not answer.
@@ -353,10 +357,6 @@ class Round:
                 raise psycopg.OperationalError("it does not answer after a cancel")
             if wire.wait(left):
                 wire.read()
-        wire.round_trip = time.monotonic() - began
-        for known, seconds in self._slow:
-            if seconds - wire.round_trip > PATIENCE_SECONDS:
-                known.bar()
 
     def _lose(self, error: BaseException) -> None:
         """Give all that have none an outcome, for the connection is lost."""
@@ -375,17 +375,13 @@ class Round:
         # If the server has said so, it has begun nothing of what came after that.
         ended = said is not None and endsSession(why)
         self._driver.redact(why)
-        for place, entry in enumerate(due):
-            job = entry.job
-            if job is None:
-                continue
-            if place and ended:
-                self._outcomes.handOn(job)
-            else:
-                job.outcome = Failure(job.lostWith(self._driver, why))
-                self._outcomes.end(job, lost=True)
-        while self._unsent:
-            self._outcomes.handOn(self._unsent.pop())
+        hit = due[:1] if ended else due
+        for entry in hit:
+            if entry.job is not None:
+                entry.job.outcome = Failure(entry.job.lostWith(self._driver, why))
+                self._outcomes.end(entry.job, lost=True)
+        spared = [entry.job for entry in due[len(hit) :] if entry.job is not None]
+        self._outcomes.handOn([*spared, *reversed(self._unsent)])
 
     def __repr__(self) -> str:
         return f"<Round, {self._wire!r}, {self._outcomes!r}>"

@@ -106,23 +106,21 @@ class Wire:
 
     def fits(self) -> bool:
         """Say whether all is as it usually is, so that no cursor is needed."""
+        # Anew each time, since the user may register adapters between two pipelines.
         raw = self.raw
+        self._adapt = Transformer(raw)
         return (
             raw.cursor_factory is psycopg.Cursor
             and raw.row_factory is tuple_row
             and raw.autocommit
+            and self._adapt.encoding == "utf-8"
             and self._pg.transaction_status == TransactionStatus.IDLE
             and self._pg.pipeline_status == PipelineStatus.OFF
         )
 
-    def enter(self) -> bool:
-        """Begin a pipeline; say whether this session's texts can be sent in one."""
-        # One for each, since the user may register adapters between two.
-        self._adapt = Transformer(self.raw)
-        if self._adapt.encoding != "utf-8":
-            return False
+    def enter(self) -> None:
+        """Begin a pipeline."""
         self._pg.enter_pipeline_mode()
-        return True
 
     def leave(self) -> None:
         """End it, when everything was answered.
@@ -269,9 +267,6 @@ class Wire:
             pg.consume_input()
         except psycopg.OperationalError as error:
             lost = error  # What came before may still be in the buffer.
-        while notice := pg.notifies():
-            if pg.notify_handler is not None:
-                pg.notify_handler(notice)
         answered: list[Entry] = []
         nothing = 0
         while self.due and not pg.is_busy():
@@ -288,6 +283,9 @@ class Wire:
                 answered.append(entry)
             else:
                 self._results.append(result)
+        while notice := pg.notifies():
+            if pg.notify_handler is not None:
+                pg.notify_handler(notice)
         if not answered and (lost is not None or pg.status == ConnStatus.BAD):
             raise lost or psycopg.OperationalError(pg.get_error_message())
         return answered

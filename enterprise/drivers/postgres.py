@@ -189,7 +189,8 @@ class PostgresDriver(PostgresFlows):
     def script(self, raw: psycopg.Connection[Any], text: str) -> None:
         """Run several statements in one text; PostgreSQL makes them one transaction."""
         with raw.cursor() as cursor:
-            cursor.execute(text.encode())
+            # Said for the sixth time it would be prepared, which several cannot be.
+            cursor.execute(text.encode(), prepare=False)
 
     def begin(
         self,
