@@ -145,12 +145,13 @@ class Lease(InTransaction[None]):
             call: one of this lease's.
         """
         self._pending.pop(call, None)
-        if self._undoing or self.over:
-            call._mark_seen()  # It fails with the transaction, which tells its caller.
-        elif call.unclaimed():
-            self._failed = [each for each in self._failed if each.unclaimed()]
-            self._failed.append(call)
-        if not self._pending and self._drained is not None:
+        if call._guard is not None:  # It has failed.
+            if self._undoing or self.over:
+                call._mark_seen()  # With the transaction, which tells its caller.
+            elif call.unclaimed():
+                self._failed = [each for each in self._failed if each.unclaimed()]
+                self._failed.append(call)
+        if self._drained is not None and not self._pending:
             drained, self._drained = self._drained, None
             drained.callback(None)
 

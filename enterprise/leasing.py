@@ -212,7 +212,7 @@ class LeasedTransaction:
             TypeError: *function* is async or a generator.
         """
         requirePlain(function)
-        return self._call(_interact, functools.partial(function, **kwargs), args)
+        return self.call(_interact, functools.partial(function, **kwargs), args)
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[Self]:
@@ -227,7 +227,7 @@ class LeasedTransaction:
         """
         afterwards = self._lease.afterwards
         mark = 0 if afterwards is None else afterwards.mark()
-        await self._call(_set_savepoint)
+        await self.call(_set_savepoint)
         try:
             yield self
             await self._lease.settle()
@@ -235,11 +235,11 @@ class LeasedTransaction:
             raise  # Nothing can be awaited; the whole transaction is rolled back.
         except BaseException:
             try:
-                await self._call(_undo_savepoint, mark, binding=True)
+                await self.call(_undo_savepoint, mark, binding=True)
             except Exception as error:  # Then nothing of the transaction is kept.
                 _log.debug("A savepoint could not be undone: %r", error)
             raise
-        await self._call(_release_savepoint, binding=True)
+        await self.call(_release_savepoint, binding=True)
 
     def onCommit(self, function: Callable[..., object], *args: Any) -> None:
         """Have *function* called once all this is committed.
@@ -279,9 +279,22 @@ class LeasedTransaction:
         lease = self._lease
         return lease.call(Saying(lease, None, (statement, verb, params)))
 
-    def _call(
+    def call(
         self, function: Callable[..., T], *args: Any, binding: bool = False
     ) -> Deferred[T]:
+        """Call *function* in the worker, in the transaction itself.
+
+        Args:
+            function: called as `function(txn, *args)`.
+            args: its further arguments.
+            binding: it must be done although its caller was cancelled.
+
+        Returns:
+            A Deferred of what it returns.
+
+        Raises:
+            WrongThread: this is not the loop it was made on.
+        """
         self._require_block()
         lease = self._lease
         return lease.call(LeaseCall(lease, function, args, binding=binding))

@@ -31,6 +31,10 @@ __all__ = ["Connection", "Transaction"]
 _log = logging.getLogger(__name__)
 
 
+# Reading a member off its class costs as much as calling a function.
+_OPEN = TransactionState.OPEN
+
+
 class Transaction:
     """A cursor inside a transaction; every attribute of the driver's cursor is here.
 
@@ -240,8 +244,11 @@ class Transaction:
             _log.debug("A cursor could not be closed: %s", error)
 
     def _check(self) -> None:
-        self._job.check()
+        if self._job.cancel_wanted:
+            self._job.check()
         state = self._driver.state(self._raw)
+        if state is _OPEN and not self._ended:
+            return
         if state is TransactionState.BUSY:
             raise NestedAcquire(
                 "The connection is in the middle of a result or a COPY and takes no "

@@ -19,6 +19,7 @@ from enterprise.interaction import (
 from enterprise.lease import Lease
 from enterprise.leasing import LeasedTransaction
 from enterprise.ledger import book
+from enterprise.many import Many
 from enterprise.refusals import (
     requireOwnNames,
     requirePlain,
@@ -27,10 +28,11 @@ from enterprise.refusals import (
 )
 from enterprise.retry import requireRepeatable
 from threadpool._blocking import waiting
+from threadpool._coroutine import fromCoroutine
 from threadpool.home import here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterable, Callable, Iterable
 
     from enterprise.jobs import DatabaseJob
     from enterprise.ledger import Ledger
@@ -172,6 +174,70 @@ class Verbs:
         requireStatement(text)
         job = jobs.Script(here(), None, (text,), None, self._office.writer.team)
         return self._submit(job, timeout)
+
+    def runMany(
+        self,
+        statement: str,
+        rows: Iterable[Any] | AsyncIterable[Any],
+        batch: int = 1000,
+        *,
+        commit_batches: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+        returning: bool = False,
+        timeout: float | None = None,
+    ) -> Deferred[Any]:
+        """Run one statement for each of *rows*, however many there are.
+
+        No more than two batches are in memory: while one is written the next one is
+        filled, on this thread, which in between goes on with its other work.
+
+        Args:
+            statement: SQL, with placeholders in the driver's own style.
+            rows: a list, a generator, an asynchronous generator; of sequences or
+                mappings of values. An error in it rolls everything back.
+            batch: how many rows are written at once.
+            commit_batches: commit each batch by itself. What was committed stays when
+                a later one fails; left out, everything is one transaction.
+            on_progress: called on this thread with the number of rows done so far,
+                after each batch. What it raises ends everything.
+            returning: collect the rows that the statement gives, as with RETURNING.
+            timeout: seconds for everything, from the first batch on; None for
+                `cp_query_timeout`.
+
+        Returns:
+            A Deferred of the number of rows done; with *returning*, of the list of rows
+            that came back. It fails as that of `runQuery`, or with the error of *rows*.
+
+        Raises:
+            WrongThread: no event loop runs here.
+            TypeError: *statement* is not a string, *rows* is nothing to iterate over,
+                or *batch* is no int.
+            ValueError: *batch* or *timeout* makes no sense.
+
+        Source: PEP 249's `executemany`.
+        """
+        requireStatement(statement)
+        requireSeconds(timeout)
+        home = here()
+        many = Many(
+            self._office,
+            self._ledger,
+            home,
+            statement,
+            rows,
+            batch,
+            commit_batches=commit_batches,
+            on_progress=on_progress,
+            returning=returning,
+            timeout=timeout,
+        )
+        refusal = many.refusal()
+        if refusal is not None:
+            refused = home.deferred()
+            self._office.tally.failed(refusal)
+            refused.errback(refusal)
+            return refused
+        return fromCoroutine(many.run())
 
     # -- Transactions ------------------------------------------------------------------
 

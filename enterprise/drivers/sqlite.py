@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Reading a member off its class costs as much as calling a function.
+_OPEN, _NONE = TransactionState.OPEN, TransactionState.NONE
+
 # Somebody else has the lock, and nothing was done. Not BUSY_SNAPSHOT: what was read
 # before is out of date, and waiting makes it no younger.
 _BUSY = {
@@ -379,7 +382,7 @@ class SQLiteDriver(Driver):
 
     def state(self, raw: sqlite3.Connection) -> TransactionState:
         """Say whether the transaction is still there; an interrupt ends it."""
-        return TransactionState.OPEN if raw.in_transaction else TransactionState.NONE
+        return _OPEN if raw.in_transaction else _NONE
 
 
 def _interrupted() -> sqlite3.OperationalError:
