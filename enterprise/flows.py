@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from enterprise.copying import CopyIn, Fed, requireCopies
 from enterprise.refusals import requireSeconds, requireStatement
 from enterprise.stream import Stream
 from enterprise.streaming import ChunkStream, RowStream
@@ -16,7 +17,7 @@ from enterprise.verbs import Verbs
 from threadpool.home import here
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Coroutine, Generator
 
     from enterprise.drivers.base import Driver
 
@@ -86,6 +87,78 @@ class Flows(Verbs):
         job = self._stream(statement, params, batch, timeout)
         return ChunkStream(job, self._lend, self._office.options.cp_leak)
 
+    def copyOut(
+        self, statement: str, params: Any = None, *, timeout: float | None = None
+    ) -> ChunkStream:
+        """Read what a COPY ... TO STDOUT gives, as bytes. PostgreSQL only.
+
+        In everything else it is a stream, and one read-only transaction.
+
+        Args:
+            statement: SQL, a COPY.
+            params: values for a query in it; None for none.
+            timeout: as for `stream`.
+
+        Returns:
+            What `async for data in` takes, and `async with`: blocks of some 64 KB. Its
+            `rowcount` says after the end how many rows they were.
+
+        Raises:
+            ConfigurationError: the database has no COPY.
+            WrongThread: no event loop runs here.
+            TypeError: *statement* is not a string, or *params* is one value.
+            ValueError: *timeout* is not a finite number above 0.
+        """
+        requireCopies(self._office.driver)
+        requireStatement(statement, params)
+        requireSeconds(timeout)
+        job = Stream(here(), self._office.reader.team, _blocks, (statement, params))
+        job.timeout = timeout
+        return ChunkStream(job, self._lend, self._office.options.cp_leak)
+
+    def copyIn(
+        self, statement: str, source: Any, *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, int]:
+        """Write bytes through a COPY ... FROM STDIN, all or none. PostgreSQL only.
+
+        Args:
+            statement: SQL, a COPY.
+            source: bytes; an iterable of bytes, such as a file, which is read in the
+                worker's thread; or an async iterator, which is asked on the loop, and
+                is two blocks ahead of the server at the most.
+            timeout: seconds for all of it; None for `cp_query_timeout`. A source that
+                gives nothing is not interrupted by that.
+
+        Returns:
+            A coroutine of how many rows were copied. It fails with what the source
+            raises, with TypeError where it gives no bytes, and as a failed
+            `runInteraction`; then nothing is copied.
+
+        Raises:
+            ConfigurationError: the database has no COPY.
+            WrongThread: no event loop runs here.
+            TypeError: *statement* is not a string.
+            ValueError: *timeout* is not a finite number above 0.
+        """
+        requireCopies(self._office.driver)
+        requireStatement(statement)
+        requireSeconds(timeout)
+        team = self._office.writer.team
+        if hasattr(source, "__aiter__"):
+            fed = Fed(here(), team, statement)
+            fed.timeout = timeout
+            return self._feed(fed, source)
+        job = CopyIn(here(), team, statement, source)
+        job.timeout = timeout
+        return self._copy(job)
+
+    async def _feed(self, job: Fed, source: Any) -> int:
+        self._lend(job)
+        return await job.feed(source)
+
+    async def _copy(self, job: CopyIn) -> int:
+        return await self._submit(job, None)
+
     def _stream(
         self, statement: str, params: Any, batch: int, timeout: float | None
     ) -> Stream:
@@ -106,3 +179,11 @@ def _rows(
     driver: Driver, raw: Any, sql: str, params: Any, batch: int
 ) -> Generator[list[Any], None, tuple[list[Any], int | None]]:
     return (yield from driver.rows(raw, sql, params, batch)), None
+
+
+def _blocks(
+    driver: Any, raw: Any, sql: str, params: Any
+) -> Generator[bytes, None, tuple[bytes, int]]:
+    # Its driver was asked before whether it copies.
+    last: tuple[bytes, int] = yield from driver.copyOut(raw, sql, params)
+    return last

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from enterprise import jobs
+from enterprise.copying import CopyIn
 from enterprise.interaction import BareConnection, Interaction, WithConnection
 from enterprise.lease import Lease
 from enterprise.ledger import book
@@ -41,6 +42,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (BareConnection, "bare connection"),
     (Lease, "lease"),
     (Stream, "stream"),
+    (CopyIn, "copy"),
 )
 
 
@@ -51,7 +53,7 @@ class RunningJob:
     Attributes:
         label: SQL without values, or a function's name.
         kind: "query", "operation", "result", "script", "interaction", "connection",
-            "bare connection", "lease" or "stream"; the method that was called.
+            "bare connection", "lease", "stream" or "copy"; the method that was called.
         lane: "any", "reader" or "writer".
         thread_name: the worker's.
         running_seconds: since the worker took it.

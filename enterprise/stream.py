@@ -62,6 +62,7 @@ class Stream(InTransaction[None]):
 
     Attributes:
         chunks: what has arrived and was not taken. loop thread only
+        begun: a worker has it. loop thread only
         over: the worker has been given back. loop thread only
         error: why it ended before its end; None where nobody needs to know. loop
             thread only
@@ -78,6 +79,7 @@ class Stream(InTransaction[None]):
         "_rests_since",
         "_tail",
         "alarm",
+        "begun",
         "chunks",
         "count",
         "error",
@@ -105,7 +107,7 @@ class Stream(InTransaction[None]):
         self.count: int | None = None
         # Loop thread only, from here on.
         self.chunks: deque[Any] = deque()
-        self.over = False
+        self.begun = self.over = False
         self.error: BaseException | None = None
         self.alarm: Handle | None = None
         self._arrival: Deferred[None] | None = None
@@ -141,8 +143,15 @@ class Stream(InTransaction[None]):
             self.chunks.append(chunk)
             self._announce()
 
+    def begin(self) -> None:
+        """Let the reader into his block."""
+        self.begun = True
+        self._announce()
+
     def _announce(self) -> None:
         """Wake the reader if he waits."""
+        if self._given_up and not self.over:
+            return  # He is told when the worker was given back.
         arrival, self._arrival = self._arrival, None
         if arrival is None:
             return
@@ -262,6 +271,7 @@ class Stream(InTransaction[None]):
         home = self.home
         if home is None:
             raise RuntimeError(f"{self!r} has no reader.")
+        home.put(_Begun(self))
         with contextlib.closing(
             self.function(handle._driver, handle._raw, *self.args)
         ) as source:
@@ -286,6 +296,19 @@ class Stream(InTransaction[None]):
             self.check()
         self._rests_since = math.inf
         self.check()
+
+
+class _Begun:
+    """The event of a stream that has a worker."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def happen(self) -> None:
+        """Let the reader know."""
+        self._stream.begin()
 
 
 class _Chunk:

@@ -139,9 +139,11 @@ class ChunkStream:
             self._require_first()
         self._entered = True
         self._begin()
-        error = self._job.error
-        if error is not None:  # It was refused.
-            raise error
+        job = self._job
+        while not (job.begun or job.over):
+            await job.arrival()
+        if job.error is not None:
+            raise job.error
         return self
 
     async def __aexit__(

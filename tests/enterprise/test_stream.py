@@ -219,6 +219,13 @@ async def test_nested(script):
         assert await pool.runQuery("rows 2") == [(2,)]
 
 
+async def test_nested_in_a_block(script):
+    """A block that has begun has its worker: nobody waits behind it by mistake."""
+    async with ConnectionPool(script, cp_max=1) as pool, pool.stream(TEN, batch=1):
+        with pytest.raises(NestedAcquire):
+            await pool.runQuery("rows 1")
+
+
 async def test_nested_streams(database):
     """Streams nest while there are connections; the one too many is refused."""
     async with ConnectionPool(database.url, cp_max=3) as pool:

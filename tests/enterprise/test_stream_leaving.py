@@ -140,7 +140,7 @@ async def test_forsaken_in_the_queue(script):
         call = pool.runQuery("hang here")
         await reached(script.gate("here").reached)
         stream = pool.stream(TEN)
-        await stream.__aenter__()
+        stream._begin()
         assert pool.stats().waiting == 1
         del stream
         gc.collect()
