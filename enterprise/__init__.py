@@ -4,6 +4,7 @@ Importing this package imports no driver, and not SQLAlchemy either.
 """
 
 from enterprise.adbapi import ConnectionPool
+from enterprise.connection import Connection
 from enterprise.errors import (
     ConfigurationError,
     ConnectFailed,
@@ -19,7 +20,7 @@ from enterprise.retry import RetryPolicy
 from enterprise.rows import Result
 from enterprise.snapshot import Snapshot
 from enterprise.stats import PoolStats
-from enterprise.transaction import Connection, Transaction
+from enterprise.transaction import Transaction
 from threadpool._frames import silence
 
 __all__ = [

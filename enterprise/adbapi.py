@@ -10,7 +10,7 @@ Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from enterprise.flows import Flows
 from enterprise.ledger import Ledger
@@ -133,6 +133,13 @@ class ConnectionPool(Flows):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"The pool {self._office.name!r} cannot be pickled or copied: its threads, "
+            "connections and passwords stay in this process. Make one from the same "
+            "arguments where another is needed."
+        )
 
     def __repr__(self) -> str:
         stats = self.stats()

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.afterwards import Afterwards
+from enterprise.connection import Connection
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 from enterprise.inquiry import Inquiry
 from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob, shown
-from enterprise.transaction import Connection, Transaction
+from enterprise.transaction import Transaction
 
 if TYPE_CHECKING:
     from enterprise.drivers.base import Driver

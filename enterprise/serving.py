@@ -94,7 +94,7 @@ class Service:
                         and done.outcome.__class__ is not Failure
                     ):  # What `_carry` would do, without its questions: the hot path.
                         done.worker = done.function = done.args = None
-                        home.hold(done, now)
+                        home.hold(done, now, more=True)
                     else:
                         self._carry(done, broken, home, now)
                     done = None

@@ -1,4 +1,4 @@
-"""What an interaction receives: a cursor in a transaction, or a connection in one.
+"""What an interaction receives: a cursor in a transaction.
 
 Both live in a worker's thread and end with the function they were made for. A lease
 serves its calls through the same cursor.
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import NestedAcquire, TransactionEnded
-from enterprise.jobs import SENT
 from enterprise.refusals import noteReadOnly
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from enterprise.drivers.base import Driver
     from enterprise.interaction import InTransaction
 
-__all__ = ["Connection", "Transaction"]
+__all__ = ["REFUSED", "Transaction"]
 
 
 _log = logging.getLogger(__name__)
@@ -33,6 +31,16 @@ _log = logging.getLogger(__name__)
 
 # Reading a member off its class costs as much as calling a function.
 _OPEN = TransactionState.OPEN
+
+
+# What would end the transaction behind our back, and what to do instead.
+REFUSED = {
+    "executescript": "executescript() would first commit what this transaction has "
+    "done, so it cannot be had here. Execute the statements one by one, or use "
+    "runScript.",
+    "reconnect": "reconnect() would leave this transaction behind. Let the error leave "
+    "the function and call again: the pool replaces connections that are lost.",
+}
 
 
 class Transaction:
@@ -237,11 +245,7 @@ class Transaction:
     def finish(self) -> None:
         """Close the cursor for good: the function is over."""
         self._ended = True
-        try:
-            self._cursor.close()
-        except Exception as error:
-            # A broken cursor cannot be closed; the error it broke with is on its way.
-            _log.debug("A cursor could not be closed: %s", error)
+        self._driver.closeCursor(self._cursor)
 
     def _check(self) -> None:
         if self._job.cancel_wanted:
@@ -282,8 +286,8 @@ class Transaction:
         return iter(self._cursor)
 
     def __getattr__(self, name: str) -> Any:
-        if name in _REFUSED:
-            raise AttributeError(_REFUSED[name])
+        if name in REFUSED:
+            raise AttributeError(REFUSED[name])
         if self._ended and name.startswith("fetch"):
             raise TransactionEnded(
                 "The transaction is over and its cursor closed: no rows can be fetched "
@@ -299,111 +303,3 @@ class Transaction:
 
     def __repr__(self) -> str:
         return f"<Transaction on {self._driver.name}>"
-
-
-# What would end the transaction behind our back, and what to do instead.
-_REFUSED = {
-    "executescript": "executescript() would first commit what this transaction has "
-    "done, so it cannot be had here. Execute the statements one by one, or use "
-    "runScript.",
-    "reconnect": "reconnect() would leave this transaction behind. Let the error leave "
-    "the function and call again: the pool replaces connections that are lost.",
-}
-_MODE = (
-    "Setting {} could commit what this transaction has done, and stays for the next "
-    "caller. Say runWithConnection(f, autocommit=True), runInteraction(f, isolation=)."
-)
-
-# Verbs of a cursor that some drivers' connections have as well.
-_SHORTCUTS = frozenset({"execute", "executemany"})
-
-
-class Connection:
-    """A connection inside a transaction; the driver's own attributes are here too.
-
-    `commit` and `rollback` end the transaction and begin the next one; `close` does
-    nothing, since the connection is the worker's.
-    """
-
-    # What the driver's own cursors do is not seen here.
-    trouble: BaseException | None = None
-    _ended = False
-
-    _own = frozenset({"_cursors", "_job", "_driver", "_raw"})
-
-    def __init__(self, job: InTransaction[Any], driver: Driver, raw: Any) -> None:
-        # An error's traceback may keep one alive, and that one the file or a lock.
-        self._cursors: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._job = job
-        self._driver = driver
-        self._raw = raw
-
-    def commit(self) -> None:
-        """Commit what was done so far, and begin the next transaction.
-
-        Raises:
-            TransactionEnded: an earlier error left nothing to commit.
-        """
-        if self._driver.state(self._raw) is not TransactionState.OPEN:
-            raise TransactionEnded(
-                "An earlier error ended the transaction, so there is nothing to "
-                "commit. Let that error leave the function, or call rollback() first."
-            )
-        self._job.sendCommit(self._driver, self._raw)
-        self._job.phase = SENT
-        self._job.partly = True
-        self._job.terms.begin(self._driver, self._raw)
-
-    def rollback(self) -> None:
-        """Undo what was done so far, and begin the next transaction."""
-        self._driver.rollback(self._raw)
-        self._job.phase = SENT  # Perhaps after a commit that failed.
-        self._job.terms.begin(self._driver, self._raw)
-
-    def close(self) -> None:
-        """Do nothing: the connection lives on after this function."""
-
-    def finish(self) -> None:
-        """Close the cursors that the function has left open."""
-        if self._driver.state(self._raw) is TransactionState.BUSY:
-            return  # psycopg would wait for its own lock; the connection is closed.
-        for cursor in list(self._cursors):
-            self._driver.closeCursor(cursor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: the pool ends the transaction."""
-
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a cursor of the driver's, in this transaction.
-
-        Args:
-            args: as for the driver's own `cursor`.
-            kwargs: the same.
-        """
-        cursor = self._driver.cursor(self._raw, *args, **kwargs)
-        with contextlib.suppress(TypeError):  # Not every driver's can be referred to.
-            self._cursors.add(cursor)
-        return cursor
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _REFUSED:
-            raise AttributeError(_REFUSED[name])
-        found = getattr(self._raw, name)
-        if name == "autocommit" and callable(found):  # With some it is a verb.
-            raise AttributeError(_MODE.format(name))
-        # A driver's short cut makes a cursor of its own, past the one above.
-        return getattr(self.cursor(), name) if name in _SHORTCUTS else found
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._own:
-            object.__setattr__(self, name, value)
-        elif name in ("autocommit", "isolation_level"):
-            raise AttributeError(_MODE.format(name))
-        else:
-            setattr(self._raw, name, value)
-
-    def __repr__(self) -> str:
-        return f"<Connection to {self._driver.name}>"

@@ -7,7 +7,7 @@ Source: `adbapi.ConnectionPool` of the 2002 paper and of Twisted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise import jobs
 from enterprise.interaction import (
@@ -60,13 +60,6 @@ class Verbs:
     def __init__(self, office: Office, ledger: Ledger) -> None:
         self._office = office
         self._ledger = ledger
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"The pool {self._office.name!r} cannot be pickled or copied: its threads, "
-            "connections and passwords stay in this process. Make one from the same "
-            "arguments where another is needed."
-        )
 
     # -- Statements ---------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """One connection's whole life: open, run, close. The thread that owns it lives here.
 
-Nobody else touches the connection, with one exception: the canceller, which may ask
-the driver to stop what it is doing, and only while it does it.
+Nobody else touches the connection but the canceller, and only to stop what it does.
 """
 
 from __future__ import annotations
@@ -396,5 +395,5 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
         self.ready = False
 
     def close(self) -> None:
-        """Close the connection; the worker's thread ends afterwards."""
+        """Close the connection; the thread ends afterwards."""
         self.upkeep.close()
