@@ -315,6 +315,30 @@ async def test_failing_commit(tmp_path):
         assert (stats.finished, stats.unfinished) == (5, 0)
 
 
+@pytest.mark.parametrize("name", ["FULL", "IOERR", "NOMEM"])
+async def test_no_room_for_all(tmp_path, name):
+    """A member that finds no room in the group gets a try of its own: the others may
+    have taken it.
+    """
+    async with Stage(tmp_path) as stage:
+        driver = stage.pool.driver
+        operate, fails = driver.operate, [False, True]
+
+        def failing(raw, sql, params):
+            if fails and fails.pop(0):
+                error = sqlite3.OperationalError("no room")
+                error.sqlite_errorcode = getattr(sqlite3, f"SQLITE_{name}")
+                raise error
+            operate(raw, sql, params)
+
+        driver.operate = failing
+        await stage.hold()
+        calls = [stage.pool.runOperation(INSERT, (i, i)) for i in range(3)]
+        await stage.release()
+        assert await asyncio.gather(*calls) == [None] * 3
+        assert [row[0] for row in stage.rows()] == [0, 1, 2]
+
+
 async def test_attached_files(tmp_path):
     """With files attached nothing is grouped: BEGIN would want all their locks."""
     other = tmp_path / "other.db"
