@@ -18,6 +18,7 @@ _PAGES = (
     "docs/errors.md",
     "docs/loops.md",
     "docs/reactor.md",
+    "docs/streaming.md",
     "docs/transactions.md",
 )
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
