@@ -9,19 +9,22 @@ Source: HikariCP's soft eviction and abort; psycopg_pool's `close(timeout)`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from enterprise.jobs import COMMITTED
+from threadpool._fire import Fire
 from threadpool.crew import currentTeam
 from threadpool.defer import Deferred
-from threadpool.error import PoolClosed, WrongThread
+from threadpool.error import LoopClosed, PoolClosed, WrongThread
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
     from enterprise.office import Office
     from threadpool.events import PendingEvents
+    from threadpool.loops import Handle
 
 __all__ = ["Ending"]
 
@@ -38,6 +41,50 @@ HALTS = 10
 NAMED = 3
 
 
+class _Closer:
+    """A loop that waits for the end. Its thread only.
+
+    It is the event of that end, too, for its timer must go then: one that stays keeps
+    all of the pool until its time has come, which may be an hour.
+
+    Args:
+        ending: of the pool.
+        home: the queue of the loop.
+        closed: what to fire.
+    """
+
+    def __init__(
+        self, ending: Ending, home: PendingEvents, closed: Deferred[tuple[str, ...]]
+    ) -> None:
+        self._ending = ending
+        self.home = home
+        self._closed = closed
+        self._halts = 0
+        self._timer: Handle | None = None
+        self.report: tuple[str, ...] = ()
+
+    def wait(self, seconds: float) -> None:
+        self._timer = self.home.later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None  # Some loops refuse to call off what has been called.
+        if self._halts == HALTS:
+            self._ending._abandon()
+            return
+        self._halts += 1
+        self.wait(ABORT_SECONDS / HALTS)
+        self._ending._stop_running()
+
+    def happen(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        Fire(self._closed, self.report).happen()
+
+    def __repr__(self) -> str:
+        timer = "no timer" if self._timer is None else "a timer"
+        return f"<Closer of {self._ending!r}, {self._halts} halts, {timer}>"
+
+
 class Ending:
     """How one pool ends.
 
@@ -50,7 +97,7 @@ class Ending:
         self._lock = threading.Lock()
         self.over = threading.Event()
         # guarded by: _lock
-        self._closers: list[tuple[PendingEvents, Deferred[tuple[str, ...]]]] = []
+        self._closers: list[_Closer] = []
         self._stopped: dict[DatabaseJob[Any], str] = {}
 
     def begin(
@@ -82,17 +129,15 @@ class Ending:
                 self._abandon()
             closed.callback(self._report())
             return closed
+        closer = _Closer(self, home, closed)
         with self._lock:
             over = self.over.is_set()
             if not over:
-                self._closers.append((home, closed))
+                self._closers.append(closer)
         if over:
             closed.callback(self._report())
         else:
-            for turn in range(HALTS):
-                pause = seconds + ABORT_SECONDS * turn / HALTS
-                home.later(pause, self._stop_running)
-            home.later(seconds + ABORT_SECONDS, self._abandon)
+            closer.wait(seconds)
         return closed
 
     def _require_outside(self) -> None:
@@ -130,8 +175,10 @@ class Ending:
                 "; ".join(report[:NAMED]),
                 "; ..." if len(report) > NAMED else "",
             )
-        for home, deferred in told:
-            home.fire(deferred, report)
+        for closer in told:
+            closer.report = report
+            with contextlib.suppress(LoopClosed):  # Nobody can be told there any more.
+                closer.home.put(closer)
 
     def _report(self) -> tuple[str, ...]:
         # What was told to stop may have been done all the same.

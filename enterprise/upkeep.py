@@ -113,7 +113,7 @@ class Upkeep:
         raw, self.raw = self.raw, None
         try:
             self._driver.close(raw)
-        except Exception as error:
+        except BaseException as error:  # Else the worker's thread would end with it.
             if not self.dead:
                 _log.warning(
                     "A connection to %s closed badly: %s", self._driver.name, error

@@ -39,6 +39,8 @@ class Bound:
     """
 
     def __init__(self, maximum: int, backlog: int | None) -> None:
+        # Not reentrant: it would let a finalizer, which the garbage collector calls at
+        # any line, change a queue in the middle of a walk through it.
         self.lock = threading.Lock()
         self.teams: list[_Bounded] = []
         self.backlog = backlog

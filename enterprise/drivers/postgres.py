@@ -11,6 +11,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from enterprise.drivers._conninfo import passwordIn
 from enterprise.drivers._credentials import Connector
 from enterprise.drivers._durations import Durations
 from enterprise.drivers._flow import PostgresFlows
@@ -107,7 +108,7 @@ class PostgresDriver(PostgresFlows):
         self.durations = Durations()
         spelled = [*args, kwargs["conninfo"]] if "conninfo" in kwargs else args
         connector = Connector(psycopg.connect, args, kwargs)
-        super().__init__(name, connector, psycopg, tuple(map(_password, spelled)))
+        super().__init__(name, connector, psycopg, tuple(map(passwordIn, spelled)))
 
     def connect(self, lane: Lane) -> psycopg.Connection[Any]:
         """Open a connection."""
@@ -390,10 +391,3 @@ class PostgresDriver(PostgresFlows):
         if status == TransactionStatus.ACTIVE and not raw.pgconn.pipeline_status:
             return TransactionState.BUSY
         return _STATES.get(status, TransactionState.OPEN)
-
-
-def _password(conninfo: Any) -> str:
-    try:
-        return str(psycopg.conninfo.conninfo_to_dict(str(conninfo)).get("password", ""))
-    except psycopg.ProgrammingError:
-        return str(conninfo)  # Not to be read: better hide all of it.
