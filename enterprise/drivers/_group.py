@@ -17,7 +17,7 @@ import functools
 import re
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from enterprise.drivers._grouped import Group
 from enterprise.interaction import Interaction
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupCommit"]
 
+T = TypeVar("T")
+
 # How many share a COMMIT at the most. With 64 its cost is spread thin enough, and who
 # was first does not wait for long.
 MOST: Final = 64
@@ -41,6 +43,10 @@ OPEN_SECONDS: Final = 0.005
 # For how long a statement is done alone that took longer than that by itself: the
 # others of its group would have had their answers long before.
 BARRED_SECONDS: Final = 60.0
+
+# How often in a row it must have: once it may only have waited for the GIL, or for a
+# processor, and grouping is worth more than a slow one now and then costs.
+SLOW_SIGHTINGS: Final = 3
 
 # How many statements' texts are remembered.
 TEXTS: Final = 1000
@@ -85,6 +91,7 @@ class GroupCommit:
         self._driver = driver
         # Until when a text is done alone, in seconds of time.monotonic().
         self._barred: dict[str, float] = {}
+        self._slow: dict[str, int] = {}  # How often in a row a text took long.
         # What is true of schemas, by their versions.
         self._known: tuple[Any, bool] | None = None
 
@@ -178,10 +185,14 @@ class GroupCommit:
     def _clock(self, job: DatabaseJob[Any], began: float) -> float:
         """Bar the text of *job* if it took long; return the time."""
         now = time.monotonic()
-        if now - began > OPEN_SECONDS and type(job) in _STATEMENTS:
-            while len(self._barred) >= TEXTS:
-                self._barred.pop(next(iter(self._barred)))
-            self._barred[job.args[0]] = now + BARRED_SECONDS
+        slow = now - began > OPEN_SECONDS
+        if (slow or self._slow) and type(job) in _STATEMENTS:
+            text = job.args[0]
+            times = self._slow.pop(text, 0) + 1
+            if slow and times < SLOW_SIGHTINGS:
+                _keep(self._slow, text, times)
+            elif slow:
+                _keep(self._barred, text, now + BARRED_SECONDS)
         return now
 
     def _bars(self, text: str) -> bool:
@@ -195,3 +206,9 @@ class GroupCommit:
 
     def __repr__(self) -> str:
         return f"<GroupCommit for {self._driver.name}, {len(self._barred)} barred>"
+
+
+def _keep(notes: dict[str, T], text: str, value: T) -> None:
+    while len(notes) >= TEXTS:
+        notes.pop(next(iter(notes)))
+    notes[text] = value

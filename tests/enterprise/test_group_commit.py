@@ -138,13 +138,15 @@ async def test_no_more_than_64(tmp_path):
 
 
 async def test_slow_texts_are_barred(tmp_path):
-    """A statement that took long ends its group, and runs alone for a minute."""
+    """A statement that took long ends its group; three times in a row, and it runs
+    alone for a minute.
+    """
     async with Stage(tmp_path) as stage:
         pool = stage.pool
         slow = "insert into item select 99 + ?, ? where nap()"
 
         def nap():
-            until = time.monotonic() + 0.01
+            until = time.monotonic() + napping
             while time.monotonic() < until:
                 pass
             return 1
@@ -152,23 +154,27 @@ async def test_slow_texts_are_barred(tmp_path):
         await pool.runWithConnection(
             lambda raw: raw.create_function("nap", 0, nap), autocommit=True
         )
-        await stage.hold()
-        calls = [
-            pool.runOperation(INSERT, (1, 1)),
-            pool.runOperation(slow, (1, "s")),
-            pool.runOperation(INSERT, (2, 2)),
-            pool.runOperation(INSERT, (3, 3)),
-        ]
-        await stage.release()
-        await asyncio.gather(*calls)
-        assert stage.count("COMMIT") == 2
         (worker,) = pool._office.writer.team.crew()
         batcher = worker._batcher
         assert isinstance(batcher, GroupCommit)
+        for turn, napping in enumerate([0.01, 0.01, 0, 0.01, 0.01, 0.01]):
+            assert not batcher._barred
+            await stage.hold()
+            calls = [
+                pool.runOperation("delete from item where id < ?", (turn,)),
+                pool.runOperation(slow, (turn, f"s{turn}")),
+                pool.runOperation("delete from item where id < ?", (turn,)),
+                pool.runOperation("delete from item where id < ?", (turn,)),
+            ]
+            await stage.release()
+            await asyncio.gather(*calls)
+            if napping:
+                assert stage.count("COMMIT") == 2
         assert "1 barred" in repr(batcher)
-        assert batcher._bars(slow)
+        assert not batcher.joins(pool.runOperation(slow, (50, "fifty")))
         batcher._barred[slow] = time.monotonic()
-        assert not batcher._bars(slow)
+        assert batcher.joins(pool.runOperation(slow, (51, "fifty-one")))
+        assert not batcher._barred
 
 
 # -- Failures --------------------------------------------------------------------------
