@@ -106,36 +106,36 @@ async def test_in_reads_in_the_worker(pg_url, item):
     assert len(seen) == 1
 
 
-async def test_in_is_fed_slowly(pg_url, item, postgres, pg_name):
-    """The source is not asked for more while the server takes nothing."""
-    asked = []
+async def test_in_is_fed_slowly(pg_url, item):
+    """The source is two blocks ahead of the server, and is not asked for more."""
+    asked, taken, gate = [], [], threading.Semaphore(0)
 
     async def endless():
         while True:
             asked.append(len(asked))
-            yield b"%d\t%s\n" % (len(asked), b"x" * 1_000_000)
+            yield b"%d\tone\n" % len(asked)
 
-    with psycopg.connect(postgres.dsn(pg_name), autocommit=True) as other:
-        other.execute(
-            "create function wait() returns trigger language plpgsql as "
-            "'begin perform pg_advisory_xact_lock(7); return new; end'"
-        )
-        other.execute(
-            "create trigger wait before insert on item for each row "
-            "execute function wait()"
-        )
-        other.execute("select pg_advisory_lock(7)")
-        async with ConnectionPool(pg_url, cp_max=1) as pool:
-            task = asyncio.create_task(pool.copyIn(IN, endless()))
-            # One is with the server, one on its way, two lie here, and one waits.
-            await until(lambda: len(asked) == 5, "the first blocks")
+    def slowly(raw, sql, blocks):
+        for block in blocks:
+            taken.append(block)
+            gate.acquire()
+
+    async with ConnectionPool(pg_url, cp_max=1) as pool:
+        pool.driver.copyIn = slowly
+        task = asyncio.create_task(pool.copyIn(IN, endless()))
+        for count in range(1, 6):
+            # Two lie with the worker, and one waits to be let in.
+            await until(lambda n=count: len(asked) == n + 3, "the next block")
             for _ in range(100):
                 await asyncio.sleep(0)
-            assert len(asked) == 5
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await alone(pool)
+            assert (len(asked), len(taken)) == (count + 3, count)
+            gate.release()
+        task.cancel()
+        for _ in range(10):
+            gate.release()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await alone(pool)
     assert item() == 0
 
 
