@@ -16,6 +16,7 @@ from threadpool.home import here
 from threadpool.job import Job
 from threadpool.ticker import Ticker
 
+
 @pytest.mark.parametrize("seconds", [math.inf, threading.TIMEOUT_MAX * 2, 1e300])
 def test_alarm_that_never_rings(seconds, monkeypatch):
     """An alarm later than any wait of a thread leaves the ticker alive for others."""
