@@ -32,6 +32,7 @@ DRIVERS = {"aiosqlite", "asyncpg", "duckdb", "greenlet", "oracledb", "psycopg"} 
 }
 DRIVER_ROOMS = {
     "enterprise/drivers/postgres.py": "psycopg",
+    "enterprise/drivers/_conninfo.py": "psycopg",
     "enterprise/drivers/_round.py": "psycopg",
     "enterprise/drivers/_wire.py": "psycopg",
     "enterprise/drivers/sqlite.py": "sqlite3",
