@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import threading
+import time
 import weakref
 
 import pytest
@@ -295,17 +296,23 @@ async def test_deadline_that_was_met_keeps_nothing(script):
     keep it in memory; neither do the timers of its close.
     """
     pool = ConnectionPool(script, cp_max=1, cp_connect_timeout=0.01)
-    await pool.runQuery("rows 1", timeout=3600)
+    call = pool.runQuery("hang g", timeout=3600)
+    await reached(script.gate("g").reached)
+    deadlines = pool._office._deadlines
+    deadlines._next = 0.0  # As if the first look had come: it finds the next deadline.
+    deadlines._ring()
+    assert deadlines._next > time.monotonic() + 3000
+    script.release()
+    await call
     assert await pool.close(3600) == ()
     office = weakref.ref(pool._office)
-    del pool
+    del pool, call, deadlines
 
     def gone():
         gc.collect()
         return office() is None
 
     await until(gone, "the pool to be freed")
-    script.release()
 
 
 # -- The loop ----------------------------------------------------------------------
