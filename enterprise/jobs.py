@@ -185,12 +185,13 @@ class DatabaseJob(Job[T]):
         try:
             driver.rollback(raw)
         except BaseException as error:  # The first error is the one to be told.
+            gone = driver.lost(raw, error)
             if self.worker is not None:
                 self.worker.discard()
                 # No function of the user's is to find it as it is.
-                self.worker.upkeep.dead = True
+                self.worker.upkeep.dead, self.worker.upkeep.gone = True, gone
             # Where the connection is gone, so is the transaction, and somebody is told.
-            level = logging.DEBUG if driver.lost(raw, error) else logging.WARNING
+            level = logging.DEBUG if gone else logging.WARNING
             _log.log(
                 level,
                 "A rollback failed (%s); the connection is closed.",

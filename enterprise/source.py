@@ -7,6 +7,7 @@ imported here and only when a URL is given. No thread of its own, no state.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from enterprise.drivers._credentials import SECRETS, Connector
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 __all__ = ["driverFor"]
+
+_log = logging.getLogger(__name__)
 
 # URLs of asyncio's own drivers, as they get pasted, and what to write here instead.
 _ASYNC_SPELLINGS = {
@@ -117,8 +120,27 @@ def driverFor(
             prepare=prepare,
             resolve=resolve,
         )
+    _warn_of(module, name)
     connector = Connector(module.connect, args, kwargs)
     return Driver(name, connector, module, dialect=dialect)
+
+
+def _warn_of(module: ModuleType, name: str) -> None:
+    level = getattr(module, "apilevel", "2.0")
+    if level != "2.0":
+        _log.warning(
+            "%s says that its apilevel is %r, and is taken for 2.0. If calls fail in "
+            "odd ways, look for a DB-API 2.0 driver.",
+            name,
+            level,
+        )
+    if getattr(module, "threadsafety", 1) < 1:
+        _log.warning(
+            "%s says that its threadsafety is 0: it may not be used by several threads "
+            "at once, and each connection has one. Say cp_max=1, and use it nowhere "
+            "else, or look for another driver.",
+            name,
+        )
 
 
 def _read_url(

@@ -45,6 +45,7 @@ class Upkeep:
     Attributes:
         raw: the driver's own connection; None while there is none.
         dead: it was found dead.
+        gone: a rollback has found that, whatever the error before it said.
         severed: it was cut off by us, which says nothing about other connections.
         attention: it must be looked at before its next job.
         began: when the last attempt to open one did, in seconds of time.monotonic().
@@ -57,7 +58,7 @@ class Upkeep:
         self._options = office.options
         self._lane = lane
         self.raw: Any = None
-        self.dead = False
+        self.dead = self.gone = False
         self.severed = False
         self.attention = False
         self.began = 0.0
@@ -82,7 +83,7 @@ class Upkeep:
             raise  # The driver explains it better than we could.
         except BaseException as error:
             raise self._explained(error) from error
-        self.dead = self.attention = self._used = self._doubted = False
+        self.dead = self.gone = self.attention = self._used = self._doubted = False
         self._office.tally.connected(time.monotonic() - self.began)
         self._office.opened()
 

@@ -334,12 +334,12 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._spared = False
 
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Any:
-        # A COMMIT that failed, and not even a rollback could be said.
-        silent = self.upkeep.dead and job.phase is COMMITTING
-        if not silent and not self.driver.lost(self.upkeep.raw, error):
+        upkeep = self.upkeep  # Where not even a rollback could be said, it is over.
+        silent = upkeep.gone or (upkeep.dead and job.phase is COMMITTING)
+        if not silent and not self.driver.lost(upkeep.raw, error):
             return failureOf(self.explain(job, error))
         self.ready = False
-        self.upkeep.bury()
+        upkeep.bury()
         if isinstance(error, ConnectionLost):
             return failureOf(error)
         if self.driver.resolves and job.fate() == "unknown":

@@ -100,8 +100,9 @@ async def test_lost_connection(script, statement):
             work = pool.runOperation("lose")
         else:
             work = pool.runInteraction(lambda txn: txn.execute("lose"))
-        with pytest.raises(OperationalError, match="server closed"):
+        with pytest.raises(ConnectionLost, match="server closed") as caught:
             await work
+        assert isinstance(caught.value.__cause__, OperationalError)
         assert await pool.runQuery("rows 2") == [(2,)]
         assert verbs(script)[-1] == "close"
         assert (pool.stats().opened, pool.stats().connections) == (2, 1)
