@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from enterprise.deadline import ranTooLong
 from enterprise.drivers.base import Lane, TransactionState
 from enterprise.errors import ConnectFailed, ConnectionLost, TransactionEnded
-from enterprise.jobs import COMMITTED, COMMITTING
+from enterprise.jobs import COMMITTED
 from enterprise.refusals import noteNotMoved
 from enterprise.upkeep import Upkeep
 from threadpool.crew import ThreadWorker
@@ -227,18 +227,17 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self.driver.limit(raw, left, alone=job.alone)
 
     def _clean(self, job: DatabaseJob[Any]) -> None:
-        """End a transaction that a job has left open: the next one's work is not in it.
-
-        Raises:
-            TransactionEnded: there was one.
-        """
+        """End what a job has left open, and raise TransactionEnded for it."""
         if self.driver.state(self.upkeep.raw) is TransactionState.NONE:
             self.ready = False  # The connection has ended, after the job's answer.
             self.upkeep.bury()
             return
-        job._roll_back(self.driver, self.upkeep.raw)
-        if not self.driver.lives_in_memory:
-            self.discard()  # Or somebody has switched autocommit off.
+        raw = self.upkeep.raw
+        job._roll_back(self.driver, raw)
+        off = getattr(raw, "autocommit", True) is False  # And so for all who come.
+        off = off or getattr(raw, "isolation_level", None) is not None
+        if off and not self.driver.lives_in_memory:
+            self.discard()
         raise TransactionEnded(
             "A statement began a transaction and nobody ended it, so it was rolled "
             "back: the next statement may run on any connection. Use runInteraction "
@@ -334,9 +333,8 @@ class ConnectionWorker(ThreadWorker["DatabaseJob[Any]"]):
             self._spared = False
 
     def _judge(self, job: DatabaseJob[Any], error: BaseException) -> Any:
-        upkeep = self.upkeep  # Where not even a rollback could be said, it is over.
-        silent = upkeep.gone or (upkeep.dead and job.phase is COMMITTING)
-        if not silent and not self.driver.lost(upkeep.raw, error):
+        upkeep = self.upkeep
+        if not upkeep.gone and not self.driver.lost(upkeep.raw, error):
             return failureOf(self.explain(job, error))
         self.ready = False
         upkeep.bury()

@@ -372,6 +372,8 @@ class Round:
         self._aim(due)
         said = next((r for r in wire.rest() if r.status == _FATAL), None)
         why = error if said is None else error_from_result(said)
+        if type(why) is psycopg.DatabaseError:  # Without SQLSTATE: libpq's own.
+            why = psycopg.OperationalError(*why.args)
         # If the server has said so, it has begun nothing of what came after that.
         ended = said is not None and endsSession(why)
         self._driver.redact(why)

@@ -22,6 +22,8 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
+from enterprise.drivers._fetch import MANY, inPieces
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -300,7 +302,28 @@ class Wire:
             return []
         adapt = self._adapt
         adapt.set_pgresult(result)
-        return adapt.load_rows(0, result.ntuples, tuple)
+        if result.ntuples <= MANY:
+            return adapt.load_rows(0, result.ntuples, tuple)
+        return inPieces(_Pages(adapt, result.ntuples), [])
 
     def __repr__(self) -> str:
         return f"<Wire, {len(self.due)} unanswered, {len(self._prepared)} prepared>"
+
+
+class _Pages:
+    """A result that is here, to be made into Python's objects piece by piece.
+
+    Args:
+        adapt: has the result, and knows how.
+        count: its rows.
+    """
+
+    def __init__(self, adapt: Any, count: int) -> None:
+        self._adapt = adapt
+        self._count = count
+        self._at = 0
+
+    def fetchmany(self, count: int) -> list[Any]:
+        begin, self._at = self._at, min(self._at + count, self._count)
+        rows: list[Any] = self._adapt.load_rows(begin, self._at, tuple)
+        return rows

@@ -373,11 +373,11 @@ class PostgresDriver(PostgresFlows):
         """Roll the transaction back, where the connection still can.
 
         Raises:
-            psycopg.OperationalError: it cannot, and must be closed.
+            psycopg.ProgrammingError: it cannot, and must be closed.
         """
         if self.state(raw) is TransactionState.BUSY:
             # psycopg would wait for its own lock, which nobody is left to release.
-            raise psycopg.OperationalError("a result or a COPY was left in the middle")
+            raise psycopg.ProgrammingError("a result or a COPY was left in the middle")
         if not raw.closed:
             raw.rollback()
 
