@@ -314,5 +314,7 @@ async def test_the_end_of_a_loop(pg_url, sizes):
         await until(lambda: not thread.is_alive(), "the loop to end")
     await pool.close()
     assert len(told) == COUNT
-    assert told[:2] == [[], []]
-    assert {type(one.value).__name__ for one in told[2:]} == {"LoopClosed"}
+    # Those before the one that waits may have been answered in time, or not.
+    late = [one for one in told if one != []]
+    assert len(late) >= COUNT - 2
+    assert {type(one.value).__name__ for one in late} == {"LoopClosed"}
