@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkab
 
 from enterprise.errors import ConfigurationError
 from enterprise.interaction import InTransaction, Terms
-from enterprise.jobs import AGAIN_SECONDS, shown
+from enterprise.jobs import AGAIN_SECONDS
 from threadpool import ticker
 from threadpool._chain import LATER
 from threadpool.defer import Deferred
@@ -97,15 +97,12 @@ class CopyIn(InTransaction[int]):
 
     __slots__ = ()
 
+    nameless = "a COPY"
+
     def __init__(
         self, home: PendingEvents, team: Team[Any], sql: str, source: Any
     ) -> None:
         super().__init__(home, None, (sql, source), {}, team, terms=Terms())
-
-    def label(self) -> str:
-        """Say what it does. Any thread."""
-        args = self.args  # Taken away by the worker when it is done.
-        return shown(args[0]) if args else "a COPY"
 
     def do(self, driver: Driver, raw: Any) -> int:
         """Begin, copy, and commit; roll back on every error."""

@@ -67,11 +67,14 @@ class Deadlines:
         Args:
             job: one that was expected before. Any thread.
         """
-        when = job.queued_at + self._wait
-        if job.deadline is not None:
-            when = min(when, job.deadline)
+        when = self._patience(job)
         if when < self._next:
             self._set(when)
+
+    def _patience(self, job: DatabaseJob[Any]) -> float:
+        """Return when a job that waits is overdue, in seconds of time.monotonic()."""
+        due = job.queued_at + self._wait
+        return due if job.deadline is None else min(due, job.deadline)
 
     def _set(self, when: float) -> None:
         with self._lock:
@@ -98,9 +101,7 @@ class Deadlines:
             team = crew.team
             # Once: a job that waits now may run a moment later, and is looked at there.
             for job in team.waiting():
-                due = job.queued_at + self._wait
-                if job.deadline is not None:
-                    due = min(due, job.deadline)
+                due = self._patience(job)
                 if due > now:
                     following = min(following, due)
                 elif team.remove(job):

@@ -22,7 +22,8 @@ from enterprise.connection import Connection
 from enterprise.drivers.base import TransactionState
 from enterprise.errors import TransactionEnded
 from enterprise.inquiry import Inquiry
-from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob, shown
+from enterprise.jobs import COMMITTED, COMMITTING, SENT, DatabaseJob
+from enterprise.labels import Calling
 from enterprise.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -105,11 +106,6 @@ class InTransaction(DatabaseJob[T]):
         # the driver resolves.
         self.ticket: Any = None
         self.value: tuple[T] | None = None
-
-    def label(self) -> str:
-        """Say which function it calls. Any thread."""
-        function = self.function  # Taken away by the worker when it is done.
-        return "a call" if function is None else shown(function)
 
     def fate(self) -> Outcome:
         """Say what is known of all its work when its connection ends now."""
@@ -234,7 +230,7 @@ class InTransaction(DatabaseJob[T]):
         raise NotImplementedError
 
 
-class Interaction(InTransaction[T]):
+class Interaction(Calling, InTransaction[T]):
     """A function that talks to the database, in one transaction and one hop."""
 
     __slots__ = ("_stopped", "group", "retry")
@@ -333,15 +329,10 @@ class WithConnection(Interaction[T]):
         return Connection(self, driver, raw)
 
 
-class BareConnection(DatabaseJob[T]):
+class BareConnection(Calling, DatabaseJob[T]):
     """A function that gets the driver's own connection, and no transaction."""
 
     __slots__ = ()
-
-    def label(self) -> str:
-        """Say which function it calls. Any thread."""
-        function = self.function
-        return "a call" if function is None else shown(function)
 
     def do(self, driver: Driver, raw: Any) -> T:
         """Call it; what it leaves open is rolled back."""

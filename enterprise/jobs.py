@@ -15,6 +15,7 @@ from asyncio import CancelledError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from enterprise.errors import ConnectionLost
+from enterprise.labels import shown
 from enterprise.rows import Result
 from threadpool import ticker
 from threadpool._chain import LATER, cancelledError
@@ -40,7 +41,6 @@ __all__ = [
     "Query",
     "Script",
     "WholeResult",
-    "shown",
 ]
 
 _log = logging.getLogger(__name__)
@@ -67,35 +67,12 @@ _READING = {"select", "values", "show", "table", "explain"}
 # Except these: EXPLAIN ANALYZE does it, and SELECT INTO makes a table.
 _WRITING = re.compile(r"\banaly[sz]e\b|\binto\b")
 
-# Of a statement, how much is shown in texts.
-LABEL_LENGTH = 120
-
 # How far a job has come, which decides what a lost connection means for it.
 NOT_SENT = "not sent"
 SENT = "sent"
 COMMITTING = "committing"
 COMMITTED = "committed"
 UNDONE = "undone"  # It was done with others, rolled back, and is to be done alone.
-
-
-def shown(work: object) -> str:
-    """Return what stands for *work* in texts.
-
-    Args:
-        work: a statement, of which values are no part, or a function.
-    """
-    if callable(work):
-        while isinstance(work, functools.partial):  # Whose repr shows the arguments.
-            work = work.func
-        try:
-            name = getattr(work, "__qualname__", None)
-        except Exception:  # A proxy, outside of what it stands for.
-            name = None
-        return str(name or type(work).__qualname__)
-    text = " ".join(
-        str.__str__(work).split() if isinstance(work, str) else repr(work).split()
-    )
-    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 3] + "..."
 
 
 class DatabaseJob(Job[T]):
@@ -124,6 +101,8 @@ class DatabaseJob(Job[T]):
 
     # Whether it does without `Driver.begin`.
     alone = True
+    # What it is called when what it was made of has been taken away.
+    nameless = "a call"
 
     def __init__(
         self,
@@ -151,7 +130,7 @@ class DatabaseJob(Job[T]):
     def label(self) -> str:
         """Say what it is: SQL without values, or a function's name. Any thread."""
         args = self.args  # Taken away by the worker when it is done.
-        return shown(args[0]) if args else "a call"
+        return shown(args[0]) if args else self.nameless
 
     def sendHome(self) -> None:
         """Deliver the outcome where no worker does. Any thread."""

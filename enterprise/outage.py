@@ -55,9 +55,8 @@ class Outage:
         self.setback: ConnectFailed | None = None
         # Seconds until the next attempt should be made, as of the last failure.
         self.pause = 0.0
-        self.barred = (
-            False  # Calls fail without an attempt. guarded by: _lock (writing)
-        )
+        # Calls fail without an attempt. guarded by: _lock (for writing)
+        self.barred = False
         self._barred_until = 0.0  # Seconds of time.monotonic(). guarded by: _lock
 
     def begun(self) -> None:

@@ -21,7 +21,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from enterprise.interaction import InTransaction, Terms
-from enterprise.jobs import AGAIN_SECONDS, shown
+from enterprise.jobs import AGAIN_SECONDS
+from enterprise.labels import shown
 from threadpool import crew as _crew  # noqa: F401 - its exit hook is to be there first
 from threadpool import ticker
 from threadpool._chain import LATER, cancelledError

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from threadpool import ticker
 from threadpool.error import LoopClosed
@@ -19,9 +19,12 @@ from threadpool.staff import Staff
 from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Labour"]
+    from threadpool.events import PendingEvents
+    from threadpool.job import Job
+
+__all__ = ["Labour", "holdAll"]
 
 
 class Labour(Staff[J]):
@@ -162,16 +165,7 @@ class Labour(Staff[J]):
         seconds = worker.ran.pop() / (len(companions) + 1)
         worker.ran += [seconds] * (len(companions) + 1)
         worker.finished += len(companions)
-        homes = []
-        for job in companions:
-            home = job.home
-            if home is not None:
-                try:
-                    home.hold(job, now, more=True)
-                except LoopClosed:
-                    job.lost()
-                if home not in homes:
-                    homes.append(home)
+        homes = holdAll(companions, now)
         # Until here, so that the end of a loop finds them somewhere.
         worker.companions = []
         for home in homes:
@@ -266,3 +260,26 @@ class Labour(Staff[J]):
                     self._idle.remove(worker)
                     self._leave(worker)
                     return False
+
+
+def holdAll(jobs: Iterable[Job[Any]], now: float) -> list[PendingEvents]:
+    """Queue the outcomes of *jobs*, each for its own loop.
+
+    Args:
+        jobs: those that have been run; nobody waits for one without a `home`.
+        now: seconds of time.monotonic().
+
+    Returns:
+        The queues, each once: `release` is to follow.
+    """
+    homes: list[PendingEvents] = []
+    for job in jobs:
+        home = job.home
+        if home is not None:
+            try:
+                home.hold(job, now, more=True)
+            except LoopClosed:
+                job.lost()
+            if home not in homes:
+                homes.append(home)
+    return homes

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from threadpool.bound import Bound
 from threadpool.error import PoolClosed
 from threadpool.job import QUEUED
 from threadpool.stats import TeamStats, Times
 from threadpool.worker import J, Place, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Register"]
 
@@ -26,6 +29,7 @@ class Register(Generic[J]):
 
     Args:
         name: for texts.
+        hire: called without the lock when one more worker is wanted; see `Team`.
         minimum: workers that stay although there is nothing to do.
         maximum: workers at the most.
         backlog: jobs that may wait beyond one for each worker; None for no bound.
@@ -36,6 +40,7 @@ class Register(Generic[J]):
     def __init__(
         self,
         name: str,
+        hire: Callable[[], None],
         *,
         minimum: int,
         maximum: int,
@@ -44,6 +49,7 @@ class Register(Generic[J]):
         bound: Bound | None = None,
     ) -> None:
         self.name = name
+        self._hire = hire
         self._shares = bound is not None
         self._bound = bound or Bound(maximum, backlog)
         self._bound.teams.append(self)
@@ -68,6 +74,7 @@ class Register(Generic[J]):
         self._most_workers = self._most_unfinished = 0
         # Of finished and running jobs; workers hand in what they have, many at once.
         self._waits, self._runs = Times(), Times()
+        self._when_gone: list[Callable[[], None]] = []
 
     @property
     def unfinished(self) -> int:

@@ -18,9 +18,6 @@ from threadpool.register import Register
 from threadpool.worker import J, Place, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from threadpool.bound import Bound
     from threadpool.events import PendingEvents
 
 __all__ = ["Roster"]
@@ -58,61 +55,33 @@ _AWAKE = Place.AWAKE
 
 
 class Roster(Register[J]):
-    """The rules of a team; see `Team`.
+    """The rules of a team; see `Team`. What they go by at first stands here."""
 
-    Args:
-        name: for texts.
-        minimum: workers that stay although there is nothing to do.
-        maximum: workers at the most.
-        backlog: jobs that may wait beyond one for each worker; None for no bound.
-        idle_seconds: how long a worker above the minimum waits for work.
-        bound: one that it shares with others, instead of *maximum* and *backlog*.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        minimum: int,
-        maximum: int,
-        backlog: int | None,
-        idle_seconds: float,
-        bound: Bound | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            minimum=minimum,
-            maximum=maximum,
-            backlog=backlog,
-            idle_seconds=idle_seconds,
-            bound=bound,
-        )
-        # All fields below guarded by: _lock.
-        # Who was woken and is not here yet (None: nobody). One at a time: each may
-        # find that there is nothing left, and will see to it itself if there is more.
-        self._coming: Worker[J] | Literal["hired"] | None = None
-        self._unwanted = 0  # Workers that shall leave though there is room for them.
-        self._blocked = 0  # Workers whose job waits for the loop.
-        # When to complain that all of them do: seconds of time.monotonic(). None where
-        # they do not, math.inf where it has been said.
-        self._complain_at: float | None = None
-        # Whether to. Set at the beginning, by who knows better what its workers do.
-        self.complains = True
-        self._shortest = math.inf  # Seconds; see FORGETTING.
-        # Nobody is hired before this time, in seconds of time.monotonic(): the last
-        # ones could not get ready, and those who are here do.
-        self.not_before = 0.0
-        # One at a time is hired, to see whether any can get ready at all.
-        self._cautious = False
-        # When it was last said that no thread could be started.
-        self._told = -math.inf
-        # Up to so many waiting jobs nobody is called; kept for the hot path.
-        self._enough = -1.0
-        # When anybody last began a job, in seconds of time.monotonic(). Written by
-        # workers without the lock: any of the latest will do.
-        self._last_begun = 0.0
-        self._home: PendingEvents | None = None  # Where the last job came from.
-        self._when_gone: list[Callable[[], None]] = []
+    # All guarded by: _lock.
+    # Who was woken and is not here yet (None: nobody). One at a time: each may find
+    # that there is nothing left, and will see to it itself if there is more.
+    _coming: Worker[J] | Literal["hired"] | None = None
+    _unwanted = 0  # Workers that shall leave though there is room for them.
+    _blocked = 0  # Workers whose job waits for the loop.
+    # When to complain that all of them do: seconds of time.monotonic(). None where they
+    # do not, math.inf where it has been said.
+    _complain_at: float | None = None
+    # Whether to. Set at the beginning, by who knows better what its workers do.
+    complains = True
+    _shortest = math.inf  # Seconds; see FORGETTING.
+    # Nobody is hired before this time, in seconds of time.monotonic(): the last ones
+    # could not get ready, and those who are here do.
+    not_before = 0.0
+    # One at a time is hired, to see whether any can get ready at all.
+    _cautious = False
+    # When it was last said that no thread could be started.
+    _told = -math.inf
+    # Up to so many waiting jobs nobody is called; kept for the hot path.
+    _enough = -1.0
+    # When anybody last began a job, in seconds of time.monotonic(). Written by workers
+    # without the lock: any of the latest will do.
+    _last_begun = 0.0
+    _home: PendingEvents | None = None  # Where the last job came from.
 
     def _take(self, worker: Worker[J], now: float) -> bool:
         """Give *worker* its share of what waits; where there is nothing it is idle."""

@@ -21,7 +21,6 @@ from threadpool.worker import J, Place, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from threadpool.bound import Bound
 
 __all__ = ["Staff"]
 
@@ -32,38 +31,7 @@ AGAIN_SECONDS = 0.05
 
 
 class Staff(Roster[J]):
-    """A team's dealings with its workers; see `Team`.
-
-    Args:
-        name: for texts.
-        hire: called without the lock when one more worker is wanted; see `Team`.
-        minimum: workers that stay although there is nothing to do.
-        maximum: workers at the most.
-        backlog: jobs that may wait beyond one for each worker; None for no bound.
-        idle_seconds: how long a worker above the minimum waits for work.
-        bound: one that it shares with others, instead of *maximum* and *backlog*.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        hire: Callable[[], None],
-        *,
-        minimum: int,
-        maximum: int,
-        backlog: int | None,
-        idle_seconds: float,
-        bound: Bound | None = None,
-    ) -> None:
-        super().__init__(
-            name,
-            minimum=minimum,
-            maximum=maximum,
-            backlog=backlog,
-            idle_seconds=idle_seconds,
-            bound=bound,
-        )
-        self._hire = hire
+    """A team's dealings with its workers; see `Team`."""
 
     # -- What the roster decided -------------------------------------------------------
 

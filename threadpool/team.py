@@ -195,8 +195,13 @@ class Team(Labour[J]):
             return [*alone, *(job for w in self._crew for job in w.companions)]
 
     def runs(self) -> list[tuple[J, float]]:
-        """Return the jobs that run, each with when it began, of time.monotonic()."""
-        return [(job, began) for _, job, began in self.atWork()]
+        """Return the job of each worker that has one, and when it began that.
+
+        Returns:
+            A list of pairs; the second is in seconds of time.monotonic().
+        """
+        with self._lock:
+            return [(w.job, w.begun_at) for w in self._crew if w.job is not None]
 
     def atWork(self) -> list[tuple[Worker[J], J, float]]:
         """Return workers that run a job at this moment, the job, and since when.

@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from enterprise.jobs import NOT_SENT
-from threadpool.error import LoopClosed
 from threadpool.failure import Failure
+from threadpool.labour import holdAll
 
 if TYPE_CHECKING:
     from enterprise.jobs import DatabaseJob
@@ -64,18 +64,10 @@ class Outcomes:
         held, self._held = self._held, []
         if now is None:
             now = time.monotonic()
-        home = None
+        homes = holdAll(held, now)
         for job in held:
-            if home is not job.home and home is not None:
-                home.release(now, dry=False)
-            # Nobody else is to bring it.
-            home, job.home = job.home, None
-            if home is not None:
-                try:
-                    home.hold(job, now, more=True)
-                except LoopClosed:
-                    job.lost()
-        if home is not None:
+            job.home = None  # Nobody else is to bring it.
+        for home in homes:
             home.release(now, dry=False)
 
     def alone(self, job: DatabaseJob[Any]) -> None:

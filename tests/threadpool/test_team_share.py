@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
@@ -210,69 +211,79 @@ def test_high_water_marks(stage):
     assert crew.team.stats().most_unfinished == 7
 
 
+class Pass:
+    """A pass of a loop over events, each of which submits a job to a team."""
+
+    def __init__(self, stage):
+        self.crew = stage(maximum=1)
+        quick(self.crew)
+        (self.worker,) = self.crew.workers
+        self._passes = []
+        self.home = PendingEvents(self._passes.append)
+
+    def submits(self, then=lambda: None):
+        """Put an event that submits, and then calls *then*."""
+        self.home.put(SimpleNamespace(happen=lambda: (self._submit(), then())))
+
+    def _submit(self):
+        self.crew.team.submit(Job(self.home, int, (), {}, self.crew.team))
+
+    def run(self):
+        self._passes.pop()()
+
+
 def test_nobody_is_called_in_the_middle_of_a_pass(stage):
     """Where threads take turns a worker is called when the loop's pass is over."""
-    crew = stage(maximum=1)
-    quick(crew)
-    (worker,) = crew.workers
-    passes = []
-    home = PendingEvents(passes.append)
-    called = []
-
-    class Submits:
-        def happen(self):
-            crew.team.submit(Job(home, int, (), {}, crew.team))
-            called.append(worker.wakes)
-
+    one, called = Pass(stage), []
     for _ in range(3):
-        home.put(Submits())
-    passes.pop()()
+        one.submits(then=lambda: called.append(one.worker.wakes))
+    one.run()
     # The last one need not wait for the end.
     assert called == ([0, 0, 1] if GIL else [1, 1, 1])
-    crew.run()
+    one.crew.run()
 
 
 def test_pass_that_ends_otherwise_calls_all_the_same(stage):
     """Whoever got a job in a pass calls somebody at its end, whatever came last."""
-    crew = stage(maximum=1)
-    quick(crew)
-    (worker,) = crew.workers
-    passes = []
-    home = PendingEvents(passes.append)
-
-    class Submits:
-        def happen(self):
-            crew.team.submit(Job(home, int, (), {}, crew.team))
 
     class Breaks:
         def happen(self):
             raise KeyboardInterrupt
 
-    home.put(Submits())
-    home.put(Breaks())
+    one = Pass(stage)
+    one.submits()
+    one.home.put(Breaks())
     with pytest.raises(KeyboardInterrupt):
-        passes.pop()()
-    assert worker.wakes == 1
-    crew.run()
+        one.run()
+    assert one.worker.wakes == 1
+    one.crew.run()
 
 
 def test_pass_that_blocks_calls_through_the_ticker(stage):
     """A callback that submits and then blocks does not keep the worker waiting."""
+    one, seen = Pass(stage), []
+
+    def block():
+        one.crew.ticker.tick()
+        seen.append(one.worker.wakes)
+
+    one.submits(then=block)
+    one.submits(then=block)
+    one.run()
+    assert seen == [1, 1]
+    one.crew.run()
+
+
+def test_a_worker_runs_one_job_however_many_go_with_it(stage):
+    """`runs` counts workers that have one; `running` has what goes with it, too."""
     crew = stage(maximum=1)
     quick(crew)
+    crew.submit(*range(3), seconds=SHORT)
     (worker,) = crew.workers
-    passes = []
-    home = PendingEvents(passes.append)
-    seen = []
-
-    class Blocks:
-        def happen(self):
-            crew.team.submit(Job(home, int, (), {}, crew.team))
-            crew.ticker.tick()
-            seen.append(worker.wakes)
-
-    home.put(Blocks())
-    home.put(Blocks())
-    passes.pop()()
-    assert seen == [1, 1]
+    worker.step()
+    assert len(crew.team.take(worker, 2, lambda _: True)) == 2
+    assert [job for job, _ in crew.team.runs()] == [worker.job]
+    assert set(crew.team.running()) == {worker.job, *worker.companions}
+    crew.team.giveBack(worker, worker.companions)
     crew.run()
+    assert crew.diary == [0, 1, 2]
